@@ -1,0 +1,2 @@
+//! The command line of d3b.
+fn main() {}

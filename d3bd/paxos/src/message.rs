@@ -1,0 +1,131 @@
+//! What replicas say to each other. Each message is answered, lost, doubled or late without harm.
+
+use d3b::{ClusterId, ReplicaId, Slot};
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Ballot, Entry, Epoch, ReadId, Record};
+
+/// A message with its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Envelope {
+    /// The cluster: a message of another one is dropped.
+    pub cluster: ClusterId,
+    /// The sender's configuration.
+    pub epoch: Epoch,
+    /// The sender.
+    pub from: ReplicaId,
+    /// The receiver.
+    pub to: ReplicaId,
+    /// What it says.
+    pub message: Message,
+}
+
+/// The messages of the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Message {
+    /// "Would you promise?" Without any durable effect; keeps a replica that was cut off from disturbing a leader.
+    PreVote {
+        /// The round that the sender would campaign with.
+        round: u64,
+        /// The sender's commit.
+        commit: Slot,
+        /// Ties answers to the question.
+        nonce: u64,
+    },
+    /// The answer to [`Message::PreVote`]; never counted as a promise.
+    PreVoteReply {
+        /// Of the question.
+        nonce: u64,
+        /// Whether the sender would promise now.
+        granted: bool,
+        /// The highest ballot that the sender has promised, so that a candidate can start above it.
+        promised: Ballot,
+        /// The sender's commit.
+        commit: Slot,
+    },
+    /// Phase one: asks for a promise over every slot from `from` up.
+    Prepare {
+        /// The ballot to promise.
+        ballot: Ballot,
+        /// The candidate's commit plus one.
+        from: Slot,
+    },
+    /// A promise, with what its sender has accepted from `from` up, in chunks.
+    Promise {
+        /// The ballot promised.
+        ballot: Ballot,
+        /// The promiser's commit.
+        commit: Slot,
+        /// The first slot that the promiser's log still holds.
+        log_start: Slot,
+        /// The first slot that this chunk speaks for.
+        from: Slot,
+        /// Accepted records, in order of slots, all from `from` up.
+        records: Vec<Record>,
+        /// The first slot of the next chunk; `None` in the last one.
+        next: Option<Slot>,
+    },
+    /// Asks for the next chunk of a promise.
+    PromiseMore {
+        /// The ballot promised.
+        ballot: Ballot,
+        /// [`Message::Promise`]'s `next`.
+        from: Slot,
+    },
+    /// Phase two, and with no entries the heartbeat.
+    Accept {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The slot of the first entry; the leader's last plus one in a heartbeat.
+        start: Slot,
+        /// In order of slots.
+        entries: Vec<Entry>,
+        /// The leader's commit.
+        commit: Slot,
+        /// Rises with every heartbeat of a ballot: acknowledgements confirm reads that were asked before it.
+        round: u64,
+    },
+    /// Durable: every slot up to `upto` is accepted at `ballot`, or committed.
+    Accepted {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The end of the run.
+        upto: Slot,
+        /// The highest heartbeat round that the sender has seen of this ballot.
+        round: u64,
+        /// The sender's wall clock: log time keeps within a bound of the majority's clocks.
+        clock_ms: u64,
+        /// The last slot that the sender has applied, for people to see.
+        applied: Slot,
+    },
+    /// A refusal.
+    Nack {
+        /// The ballot of the message that is refused.
+        ballot: Ballot,
+        /// The sender's promise; above `ballot`, a refusal for good.
+        promised: Ballot,
+        /// Where the sender's run could be continued; it may lie below an earlier [`Message::Accepted`].
+        want: Slot,
+        /// As in [`Message::Accepted`]: a follower that asks for more still acknowledges the leader.
+        round: u64,
+    },
+    /// Asks the leader for a read index, for every read of the sender that waits.
+    ReadIndex {
+        /// The youngest of them; answered for it and all before it.
+        read: ReadId,
+    },
+    /// The index for every read of the receiver up to `read`.
+    ReadIndexReply {
+        /// The ballot that confirmed it.
+        ballot: Ballot,
+        /// As asked.
+        read: ReadId,
+        /// Everything up to here is in what the read must see; `None` when the sender does not lead.
+        index: Option<Slot>,
+    },
+    /// The leader hands over: campaign now, without a pre-vote.
+    TimeoutNow {
+        /// The ballot of the leader that hands over.
+        ballot: Ballot,
+    },
+}

@@ -1,0 +1,141 @@
+//! The words of the protocol as types: no bare integers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use d3b::{ClusterId, DiskId, ReplicaId, Slot};
+use serde::{Deserialize, Serialize};
+
+/// A numbered attempt to lead. Ordered by round, then replica, so that two replicas never share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ballot {
+    /// Rises with every campaign.
+    pub round: u64,
+    /// Who leads, or tries to.
+    pub replica: ReplicaId,
+}
+
+impl Ballot {
+    /// Below every ballot that a replica can use.
+    pub const ZERO: Ballot = Ballot { round: 0, replica: ReplicaId(0) };
+}
+
+impl fmt::Display for Ballot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.round, self.replica)
+    }
+}
+
+/// Counts configurations; 0 is the one that formed the cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub u64);
+
+/// A moment or a span of the injected clock. How long a tick is, only the driver knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ticks(pub u64);
+
+/// The two clocks of a step: one that only rises, for timeouts, and one that people set, for log time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Now {
+    /// Monotonic; timeouts are measured on it.
+    pub ticks: Ticks,
+    /// Wall clock in milliseconds since 1970; used only to stamp entries, never for safety.
+    pub clock_ms: u64,
+}
+
+/// Names one batch of writes between [`crate::Ready`] and [`crate::Input::Persisted`]; rises by one each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PersistId(pub u64);
+
+/// Names one read at the replica that asked; never used twice by one process, and a retry has a fresh one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReadId(pub u64);
+
+/// Names one proposal at the leader's driver; never used twice by one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProposalId(pub u64);
+
+/// What the leader gives an entry so that applying it needs no clock and no dice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Log time in milliseconds since 1970: rises along the log.
+    pub time_ms: u64,
+    /// Seeds the entry's randomness.
+    pub seed: u64,
+    /// The version of the SQL semantics that it is applied with.
+    pub execution: u32,
+}
+
+/// What a slot holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Payload {
+    /// Fills a gap, or is a new leader's barrier.
+    Noop,
+    /// A command of the state machine: bytes that the core never looks into.
+    Command(Bytes),
+}
+
+/// A value that can be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Entry {
+    /// Given by the leader that first proposed it; kept when a later leader proposes it again.
+    pub stamp: Stamp,
+    /// What it carries.
+    pub payload: Payload,
+}
+
+impl Entry {
+    /// Bytes that it takes on the wire and on disk, roughly: for bounds.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        48 + match &self.payload {
+            Payload::Noop => 0,
+            Payload::Command(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// An accepted entry.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Record {
+    /// Where.
+    pub slot: Slot,
+    /// By which ballot.
+    pub ballot: Ballot,
+    /// What.
+    pub entry: Entry,
+}
+
+/// One member of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Member {
+    /// The disk that it votes with. A replica with another disk is not this member.
+    pub disk: DiskId,
+    /// Where its peers reach it (`host:port`); the core only carries it.
+    pub peer: String,
+}
+
+/// Who votes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Configuration {
+    /// The cluster that it belongs to.
+    pub cluster: ClusterId,
+    /// Its number.
+    pub epoch: Epoch,
+    /// The voters: 1 to 9 of them.
+    pub members: BTreeMap<ReplicaId, Member>,
+}
+
+impl Configuration {
+    /// How many voters make a majority.
+    #[must_use]
+    pub fn majority(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+}

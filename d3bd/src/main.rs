@@ -1,0 +1,2 @@
+//! The d3b daemon.
+fn main() {}

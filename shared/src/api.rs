@@ -1,0 +1,221 @@
+//! The JSON bodies of the versioned HTTP API, as both sides of it read and write them.
+//!
+//! Rows are not here: they are written straight from SQLite's values by [`crate::json`].
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/db`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseList {
+    /// In order of their names.
+    pub databases: Vec<DatabaseInfo>,
+}
+
+/// One database, as `GET /v1/db/{db}` and the list show it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseInfo {
+    /// The user-chosen name.
+    pub name: String,
+    /// The hashed id: 64 hexadecimal digits.
+    pub id: String,
+    /// Any text.
+    pub owner: String,
+    /// Size of the database file in bytes, as this replica has it.
+    pub size: u64,
+    /// The last slot that concerned it on this replica.
+    pub slot: u64,
+    /// When it was created: log time, RFC 3339.
+    pub created: String,
+    /// The chain of its effects so far, in hexadecimal.
+    pub fingerprint: String,
+    /// How many media files it has.
+    pub media: u64,
+}
+
+/// `PUT /v1/db/{db}/file` and `DELETE /v1/db/{db}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseChange {
+    /// The user-chosen name.
+    pub name: String,
+    /// The hashed id.
+    pub id: String,
+    /// Whether an older database of that name was replaced or dropped.
+    pub replaced: bool,
+    /// The slot of the change.
+    pub slot: u64,
+}
+
+/// `GET /v1/db/{db}/schema`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Schema {
+    /// Tables, indexes, views and triggers, in the order of their creation; d3b's own tables are left out.
+    pub objects: Vec<SchemaObject>,
+}
+
+/// One row of `sqlite_schema`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SchemaObject {
+    /// `table`, `index`, `view` or `trigger`.
+    pub r#type: String,
+    /// Its name.
+    pub name: String,
+    /// The table that it belongs to.
+    pub table: String,
+    /// The text that makes it; `None` for automatic indexes.
+    pub sql: Option<String>,
+}
+
+/// One media file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MediaInfo {
+    /// Its id.
+    pub file_id: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// SHA-256, hexadecimal.
+    pub sha256: String,
+    /// Media type.
+    pub r#type: String,
+    /// The slot that stored it.
+    pub slot: u64,
+}
+
+/// `GET /v1/db/{db}/media`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MediaList {
+    /// In order of their ids.
+    pub media: Vec<MediaInfo>,
+    /// The id to give as `after` for the next page, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// `GET /v1/db/{db}/requests/{key}`: what came of an idempotency key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RequestOutcome {
+    /// The key.
+    pub key: String,
+    /// The slot at which it was executed.
+    pub slot: u64,
+    /// When: log time, RFC 3339.
+    pub time: String,
+    /// `ok` or the code of the refusal.
+    pub outcome: String,
+    /// The stored answer, in the form in which the request itself would have answered: results, or a problem.
+    pub answer: serde_json::Value,
+}
+
+/// `GET /v1/log?from=&limit=&db=`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogPage {
+    /// In order of slots.
+    pub entries: Vec<LogEntry>,
+    /// The first slot that the log still holds.
+    pub base: u64,
+    /// The last slot that is known to be chosen.
+    pub commit: u64,
+}
+
+/// One slot of the Paxos log, as this replica has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// The slot.
+    pub slot: u64,
+    /// The ballot at which this replica accepted it: `round.replica`.
+    pub ballot: String,
+    /// `accepted`, `chosen` or `applied`.
+    pub state: String,
+    /// `noop`, `configuration`, `sql` or `catalogue`.
+    pub kind: String,
+    /// The database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub db: Option<String>,
+    /// The statements' texts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sql: Vec<String>,
+    /// What it does besides SQL, in words (`upload cat.jpg, 48213 bytes, sha256 9f86...`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
+    /// Log time, RFC 3339 with milliseconds.
+    pub time: String,
+    /// The idempotency key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// `ok` or the code of the refusal, once it is applied and as long as its key is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+    /// The database's chain after this entry, once it is applied and as long as its key is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+/// `GET /v1/cluster`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterInfo {
+    /// The cluster's id; empty while it is being formed.
+    pub cluster: String,
+    /// The replica that answers.
+    pub replica: u32,
+    /// The leader that it knows of.
+    pub leader: Option<u32>,
+    /// The highest ballot that it has promised.
+    pub ballot: String,
+    /// The configuration's epoch.
+    pub epoch: u64,
+    /// The last slot that it knows to be chosen.
+    pub commit: u64,
+    /// The last slot that it has applied.
+    pub applied: u64,
+    /// `forming`, `follower`, `candidate`, `leader` or `outcast`.
+    pub state: String,
+    /// Every member.
+    pub replicas: Vec<ReplicaInfo>,
+    /// Databases whose fingerprints differ between replicas; empty when all is well.
+    #[serde(default)]
+    pub divergent: Vec<Divergence>,
+}
+
+/// One member, as the answering replica sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaInfo {
+    /// Its id.
+    pub id: u32,
+    /// Its HTTP address, learned when it connected.
+    pub http: Option<String>,
+    /// Its peer address.
+    pub peer: String,
+    /// `voter`.
+    pub role: String,
+    /// The last slot that it said to have applied.
+    pub applied: Option<u64>,
+    /// How many chosen slots it has yet to apply.
+    pub lag: Option<u64>,
+    /// Whether it was heard from within the last few heartbeats.
+    pub reachable: bool,
+}
+
+/// Two replicas that should hold the same and do not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Divergence {
+    /// The database's hashed id.
+    pub id: String,
+    /// The slot after which the fingerprints differ.
+    pub slot: u64,
+    /// This replica's fingerprint.
+    pub here: String,
+    /// The other replica.
+    pub replica: u32,
+    /// Its fingerprint.
+    pub there: String,
+}
+
+/// `GET /version`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    /// The daemon's version.
+    pub version: String,
+    /// The bundled SQLite's version.
+    pub sqlite: String,
+    /// The version of the SQL semantics that entries are stamped with.
+    pub execution: u32,
+}
