@@ -1,0 +1,5 @@
+//! Reads from snapshots, beside the engine.
+
+/// Where reads are served from.
+#[derive(Debug, Clone)]
+pub struct Readers;
