@@ -139,3 +139,15 @@ impl Configuration {
         self.members.len() / 2 + 1
     }
 }
+
+/// Mixes words into one, so that neighbours give unrelated results (the finalizer of splitmix64, chained).
+pub(crate) fn mix(seed: u64, words: &[u64]) -> u64 {
+    words.iter().fold(finalize(seed), |state, word| finalize(state ^ *word))
+}
+
+fn finalize(word: u64) -> u64 {
+    let mut word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
