@@ -1,1 +1,343 @@
-//! See the crate's page; this module is being written.
+//! One open database: its connection, its transaction, and d3b's own tables in it.
+//!
+//! A database is written by the engine alone, through one connection. What d3b knows about it stands in the same file,
+//! in tables that users never see, and is written in the same transaction as the effects that it tells of: after a
+//! crash the file says by itself how far it came.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use d3b::{DatabaseId, Slot};
+use rusqlite::functions::FunctionFlags;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi, params};
+
+use crate::fingerprint::{Fingerprint, Recorder};
+use crate::guard::{self, Guard, Mode};
+use crate::statement::Admitted;
+
+/// The layout of d3b's own tables in a database file.
+pub const FORMAT: u32 = 1;
+
+/// d3b's own tables, in every database file and in the catalogue.
+///
+/// * `_d3b_state`: one row. `slot` is the last slot that concerned the database, `created` the one that made it,
+///   `fingerprint` the chain after `slot`.
+/// * `_d3b_requests`: what came of each idempotency key; `code` is `ok` or the code of the refusal, `answer` is for
+///   [`crate::requests::decode_answer`], `fingerprint` the chain after that slot.
+/// * `_d3b_media`: the attached files, by the digests of their blobs.
+pub const TABLES: &str = "
+    CREATE TABLE _d3b_state(
+        id INTEGER PRIMARY KEY CHECK(id = 1),
+        format INTEGER NOT NULL,
+        database TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        slot INTEGER NOT NULL,
+        fingerprint BLOB NOT NULL
+    );
+    CREATE TABLE _d3b_requests(
+        slot INTEGER PRIMARY KEY,
+        key TEXT NOT NULL UNIQUE,
+        request BLOB NOT NULL,
+        time_ms INTEGER NOT NULL,
+        code TEXT NOT NULL,
+        answer BLOB NOT NULL,
+        fingerprint BLOB NOT NULL
+    );
+    CREATE TABLE _d3b_media(
+        file_id TEXT PRIMARY KEY,
+        sha256 BLOB NOT NULL,
+        size INTEGER NOT NULL,
+        type TEXT NOT NULL,
+        slot INTEGER NOT NULL
+    ) WITHOUT ROWID;
+";
+
+/// Every statement of d3b's own begins like this, and a user's statement that does is never put into the cache of
+/// prepared statements: what was prepared with d3b's rights must not run with a user's text.
+pub(crate) const OWN: &str = "/*d3b*/";
+
+/// How many prepared statements a connection keeps.
+const STATEMENTS_MAX: usize = 256;
+
+/// What `_d3b_state` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State {
+    /// The slot that made the database.
+    pub created: Slot,
+    /// The last slot that concerned it.
+    pub slot: Slot,
+    /// The chain after that slot.
+    pub fingerprint: Fingerprint,
+}
+
+/// Why a file cannot be served as the database that it should be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// SQLite's refusal.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file is there and is not what its name says.
+    #[error("{0}")]
+    Foreign(String),
+}
+
+/// An open database.
+///
+/// Invariants: `state` is what `_d3b_state` will say once the open transaction, if there is one, is committed;
+/// `committed` is what it says on disk; without a transaction they are equal.
+pub(crate) struct Database {
+    /// Its id.
+    pub id: DatabaseId,
+    /// Its only writing connection.
+    connection: Connection,
+    /// Says what statements may do.
+    pub guard: Guard,
+    /// Sees what they did.
+    pub recorder: Recorder,
+    /// Including the open transaction.
+    pub state: State,
+    /// Without the open transaction.
+    committed: State,
+    /// Whether a transaction was begun and neither committed nor rolled back.
+    in_transaction: bool,
+    /// Which users' statements are kept prepared.
+    admitted: Admitted,
+    /// Whether the operation under way ran a statement that may have changed the schema.
+    pub touched_schema: bool,
+    /// Whether there is a virtual table, which may hold back effects until the next savepoint; `None` until asked.
+    virtual_tables: Option<bool>,
+    /// What `sqlite3_total_changes64` was when the operation began.
+    total_changes_base: Arc<AtomicI64>,
+    /// No key expires before this log time, in milliseconds; `None` until looked up.
+    pub keys_expire_at: Option<u64>,
+}
+
+/// Where the file of a database is.
+pub(crate) fn path(directory: &Path, id: DatabaseId) -> PathBuf {
+    directory.join(format!("{id}.sqlite3"))
+}
+
+/// Makes d3b's tables in a file that has none.
+pub(crate) fn create_tables(
+    connection: &Connection,
+    id: DatabaseId,
+    created: Slot,
+    fingerprint: Fingerprint,
+) -> rusqlite::Result<()> {
+    connection.execute_batch(TABLES)?;
+    connection
+        .execute(
+            "INSERT INTO _d3b_state(id, format, database, created, slot, fingerprint) VALUES(1, ?, ?, ?, ?, ?)",
+            params![FORMAT, id.to_string(), created.0, created.0, fingerprint],
+        )
+        .map(|_| ())
+}
+
+impl Database {
+    /// Opens the file of a database that exists.
+    pub fn open(path: &Path, id: DatabaseId) -> Result<Database, OpenError> {
+        if !path.exists() {
+            return Err(OpenError::Foreign("its file is missing".to_owned()));
+        }
+        let (connection, guard) = guard::open_writer(path, false)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        let state = read_state(&connection, id)?;
+        let total_changes_base = Arc::new(AtomicI64::new(0));
+        install_total_changes(&connection, &total_changes_base)?;
+        let recorder = Recorder::attach(&connection)?;
+        Ok(Database {
+            id,
+            connection,
+            guard,
+            recorder,
+            state,
+            committed: state,
+            in_transaction: false,
+            admitted: Admitted::default(),
+            touched_schema: false,
+            virtual_tables: None,
+            total_changes_base,
+            keys_expire_at: None,
+        })
+    }
+
+    /// The connection, for statements that the caller prepares.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// One of d3b's own statements, prepared at most once.
+    pub fn own(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
+        debug_assert!(sql.starts_with(OWN), "{sql}");
+        self.guard.set(Mode::Internal);
+        self.connection.prepare_cached(sql)
+    }
+
+    /// Runs one of d3b's own statements that has neither arguments nor rows.
+    pub fn run_own(&self, sql: &str) -> rusqlite::Result<()> {
+        self.own(sql)?.execute([]).map(|_| ())
+    }
+
+    /// Begins a transaction where none is open.
+    pub fn begin(&mut self) -> rusqlite::Result<()> {
+        if !self.in_transaction {
+            self.run_own("/*d3b*/BEGIN IMMEDIATE")?;
+            self.in_transaction = true;
+        }
+        Ok(())
+    }
+
+    /// Commits the open transaction, where there is one, with what `_d3b_state` has to say.
+    pub fn commit(&mut self) -> rusqlite::Result<()> {
+        if !self.in_transaction {
+            return Ok(());
+        }
+        self.own("/*d3b*/UPDATE _d3b_state SET slot = ?, fingerprint = ?")?
+            .execute(params![self.state.slot.0, self.state.fingerprint])?;
+        self.run_own("/*d3b*/COMMIT")?;
+        self.in_transaction = false;
+        self.committed = self.state;
+        Ok(())
+    }
+
+    /// Whether a transaction is open.
+    pub fn in_transaction(&self) -> bool {
+        self.in_transaction
+    }
+
+    /// Whether SQLite has ended the transaction by itself.
+    pub fn has_ended(&self) -> bool {
+        self.in_transaction && self.connection.is_autocommit()
+    }
+
+    /// Forgets what the ended transaction had done.
+    pub fn forget_transaction(&mut self) {
+        self.in_transaction = false;
+        self.state = self.committed;
+        self.keys_expire_at = None;
+        self.recorder.discard();
+        self.schema_changed();
+    }
+
+    /// What SQL can ask about the connection is reset before each operation, or it would tell of other operations.
+    pub fn reset_for_operation(&self) -> rusqlite::Result<()> {
+        self.run_own("/*d3b*/DELETE FROM _d3b_state WHERE 0")?;
+        // Safety: the handle is that of a live connection, which only this thread uses.
+        let total = unsafe {
+            let handle = self.connection.handle();
+            ffi::sqlite3_set_last_insert_rowid(handle, 0);
+            ffi::sqlite3_total_changes64(handle)
+        };
+        self.total_changes_base.store(total, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether deferred foreign keys are violated now.
+    pub fn has_deferred_violations(&self) -> bool {
+        let (mut current, mut highest) = (0, 0);
+        // Safety: the handle is that of a live connection, and both integers outlive the call.
+        let code = unsafe {
+            let handle = self.connection.handle();
+            ffi::sqlite3_db_status(handle, ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut current, &mut highest, 0)
+        };
+        debug_assert_eq!(code, ffi::SQLITE_OK, "the verb is one that SQLite knows");
+        current != 0
+    }
+
+    /// What a user's statement needs, borrowed side by side.
+    pub fn parts(&mut self) -> (&Connection, &Guard, &mut Admitted) {
+        (&self.connection, &self.guard, &mut self.admitted)
+    }
+
+    /// Drops what depends on the schema. Statements that were prepared before would work still, but what they say of
+    /// errors and columns would depend on when they were prepared, which differs between replicas.
+    pub fn schema_changed(&mut self) {
+        self.admitted.clear();
+        self.virtual_tables = None;
+        self.connection.flush_prepared_statement_cache();
+    }
+
+    /// Reads the schema again, statistics included: a rollback leaves those of the rolled-back ANALYZE in memory.
+    pub fn reload_schema(&mut self) -> rusqlite::Result<()> {
+        self.schema_changed();
+        self.guard.set(Mode::Internal);
+        self.connection.execute_batch("PRAGMA writable_schema=RESET")
+    }
+
+    /// Makes virtual tables write what they hold back. They would do so at the next savepoint or at COMMIT, that is
+    /// at a place which depends on how the log was cut into batches.
+    pub fn flush_virtual_tables(&mut self) -> rusqlite::Result<()> {
+        if self.virtual_tables.is_none() {
+            let found = self
+                .own("/*d3b*/SELECT 1 FROM sqlite_schema WHERE type = 'table' AND rootpage = 0 LIMIT 1")?
+                .exists([])?;
+            self.virtual_tables = Some(found);
+        }
+        if self.virtual_tables == Some(true) {
+            self.run_own("/*d3b*/SAVEPOINT d3b_flush")?;
+            self.run_own("/*d3b*/RELEASE d3b_flush")?;
+        }
+        Ok(())
+    }
+
+    /// The whole schema but d3b's own tables, for the fingerprint.
+    pub fn schema_text(&self) -> rusqlite::Result<String> {
+        let sql = "/*d3b*/SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY rowid";
+        let mut statement = self.own(sql)?;
+        let mut rows = statement.query([])?;
+        let mut text = String::new();
+        while let Some(row) = rows.next()? {
+            if row.get_ref(2)?.as_bytes()?.starts_with(b"_d3b_") {
+                continue;
+            }
+            for column in 0..4 {
+                text.push_str(&String::from_utf8_lossy(row.get_ref(column)?.as_bytes()?));
+                text.push('\0');
+            }
+        }
+        Ok(text)
+    }
+
+    /// Folds the write-ahead log into the file as far as readers allow.
+    pub fn checkpoint(&self) -> rusqlite::Result<()> {
+        self.own("/*d3b*/PRAGMA wal_checkpoint(PASSIVE)")?.query_row([], |_| Ok(()))
+    }
+
+    /// Says whether foreign keys are checked at the end of the operation instead of at each statement.
+    pub fn defer_foreign_keys(&self, defer: bool) -> rusqlite::Result<()> {
+        self.guard.set(Mode::Internal);
+        self.connection.execute_batch(if defer {
+            "PRAGMA defer_foreign_keys=ON"
+        } else {
+            "PRAGMA defer_foreign_keys=OFF"
+        })
+    }
+}
+
+/// Reads `_d3b_state` and holds it against the id that the file's name gives.
+fn read_state(connection: &Connection, id: DatabaseId) -> Result<State, OpenError> {
+    let row = connection
+        .query_row("SELECT format, database, created, slot, fingerprint FROM _d3b_state", [], |row| {
+            let state = State { created: Slot(row.get(2)?), slot: Slot(row.get(3)?), fingerprint: row.get(4)? };
+            Ok((row.get::<_, u32>(0)?, row.get::<_, String>(1)?, state))
+        })
+        .optional()?;
+    match row {
+        None => Err(OpenError::Foreign("its _d3b_state is empty".to_owned())),
+        Some((FORMAT, database, state)) if database == id.to_string() => Ok(state),
+        Some((FORMAT, database, _)) => Err(OpenError::Foreign(format!("its file is that of database {database}"))),
+        Some((format, ..)) => Err(OpenError::Foreign(format!("its file has format {format}, this build has {FORMAT}"))),
+    }
+}
+
+/// `total_changes()` counts from the beginning of the operation, not from that of the connection.
+fn install_total_changes(connection: &Connection, base: &Arc<AtomicI64>) -> rusqlite::Result<()> {
+    let base = Arc::clone(base);
+    let flags = FunctionFlags::SQLITE_UTF8 | FunctionFlags::SQLITE_INNOCUOUS;
+    connection.create_scalar_function("total_changes", 0, flags, move |context| {
+        // Safety: the connection is only asked for a number, not closed and not kept.
+        let total = unsafe { ffi::sqlite3_total_changes64(context.get_connection()?.handle()) };
+        Ok(total - base.load(Ordering::Relaxed))
+    })
+}

@@ -6,26 +6,28 @@
 //!
 //! * [`command`] is the encoding of what an entry carries.
 //! * [`engine`] holds the one [`Engine`] of a replica: what is open, what is durable, what comes next.
-//! * [`apply`] turns entries into outcomes; [`requests`] makes each of them happen once; [`catalogue`] keeps the names;
-//!   [`database`] is one open file; [`install`] brings an uploaded one into place; [`media`] keeps the rows that name
-//!   attached files.
+//! * `apply` turns entries into outcomes, `statement` runs one statement of them; [`requests`] makes each happen once;
+//!   [`catalogue`] keeps the names; [`database`] is one open file, `databases` are those that are open; `install` brings
+//!   an uploaded one into place; `media` keeps the rows that name attached files.
 //! * [`clock`], [`random`] and [`guard`] take the replica's own time, dice and environment away from SQL.
 //! * [`fingerprint`] folds every effect into a chain that replicas compare.
 //! * [`reader`] serves reads beside all that, from snapshots.
 
-pub mod apply;
+mod apply;
 pub mod catalogue;
 pub mod clock;
 pub mod command;
 pub mod database;
+mod databases;
 pub mod engine;
 pub mod fingerprint;
 pub mod guard;
-pub mod install;
-pub mod media;
+mod install;
+mod media;
 pub mod random;
 pub mod reader;
 pub mod requests;
+mod statement;
 
 use std::io;
 use std::path::PathBuf;

@@ -1,0 +1,186 @@
+//! The databases that are open for writing: few of the many that there are.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use d3b::{Code, DatabaseId, Rejection};
+use rusqlite::ErrorCode;
+
+use crate::database::{self, Database, OpenError};
+
+/// Why a database cannot be worked with.
+#[derive(Debug)]
+pub(crate) enum Unusable {
+    /// Its file is damaged; the rest of the replica is not touched by that.
+    Damaged(String),
+    /// This replica failed.
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Unusable {
+    fn from(error: rusqlite::Error) -> Unusable {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Unusable::Damaged(error.to_string()),
+            _ => Unusable::Failed(error),
+        }
+    }
+}
+
+impl From<OpenError> for Unusable {
+    fn from(error: OpenError) -> Unusable {
+        match error {
+            OpenError::Sqlite(error) => error.into(),
+            OpenError::Foreign(problem) => Unusable::Damaged(problem),
+        }
+    }
+}
+
+/// All databases but the catalogue.
+pub(crate) struct Databases {
+    /// Where their files are.
+    directory: PathBuf,
+    /// How many may be open.
+    connections_max: usize,
+    /// Those that are, and when each was last asked for.
+    open: HashMap<DatabaseId, (u64, Database)>,
+    /// Counts what was asked for.
+    uses: u64,
+    /// Written since the last checkpoint, open or not.
+    dirty: BTreeSet<DatabaseId>,
+    /// Not served here, and why.
+    fenced: BTreeMap<DatabaseId, String>,
+}
+
+impl Databases {
+    /// None is open yet.
+    pub fn new(directory: &Path, connections_max: usize, fenced: Vec<(DatabaseId, String)>) -> Databases {
+        Databases {
+            directory: directory.to_owned(),
+            connections_max: connections_max.max(1),
+            open: HashMap::new(),
+            uses: 0,
+            dirty: BTreeSet::new(),
+            fenced: fenced.into_iter().collect(),
+        }
+    }
+
+    /// Where the files are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether [`Databases::get`] can open a database without ending a transaction of another one.
+    pub fn has_room_for(&self, id: DatabaseId) -> bool {
+        self.open.contains_key(&id)
+            || self.open.len() < self.connections_max
+            || self.open.values().any(|(_, database)| !database.in_transaction())
+    }
+
+    /// A database, opened if need be; the one that was idle longest is closed to make room.
+    pub fn get(&mut self, id: DatabaseId) -> Result<&mut Database, Unusable> {
+        self.uses += 1;
+        let uses = self.uses;
+        if !self.open.contains_key(&id) {
+            if self.open.len() >= self.connections_max {
+                self.close_one();
+            }
+            let database = Database::open(&database::path(&self.directory, id), id)?;
+            self.open.insert(id, (uses, database));
+        }
+        let (used, database) = self.open.get_mut(&id).expect("it was open or has just been opened");
+        *used = uses;
+        Ok(database)
+    }
+
+    /// A database that is open already.
+    pub fn get_open(&mut self, id: DatabaseId) -> Option<&mut Database> {
+        self.open.get_mut(&id).map(|(_, database)| database)
+    }
+
+    fn close_one(&mut self) {
+        let idle = self.open.iter().filter(|(_, (_, database))| !database.in_transaction());
+        if let Some(id) = idle.min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id) {
+            self.open.remove(&id);
+        }
+    }
+
+    /// Closes a database; an open transaction is rolled back.
+    pub fn close(&mut self, id: DatabaseId) {
+        self.open.remove(&id);
+    }
+
+    /// The databases with an open transaction, in the order of their ids.
+    pub fn in_transaction(&self) -> Vec<DatabaseId> {
+        let mut ids: Vec<DatabaseId> =
+            self.open.iter().filter(|(_, (_, database))| database.in_transaction()).map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Notes that a database was written.
+    pub fn set_dirty(&mut self, id: DatabaseId) {
+        self.dirty.insert(id);
+    }
+
+    /// Makes every database durable that was written since the last time, then folds their logs into them.
+    pub fn sync(&mut self) -> Result<(), (DatabaseId, io::Error)> {
+        let dirty = std::mem::take(&mut self.dirty);
+        for id in dirty {
+            sync_log(&database::path(&self.directory, id)).map_err(|error| (id, error))?;
+            if let Some((_, database)) = self.open.get(&id)
+                && let Err(error) = database.checkpoint()
+            {
+                // What is in the log is durable. A fault of the file itself shows when it is written or read.
+                tracing::warn!(database = %id, %error, "a write-ahead log could not be folded into its database");
+            }
+        }
+        Ok(())
+    }
+
+    /// Why a database is not served here, if so.
+    pub fn fenced(&self, id: DatabaseId) -> Option<&str> {
+        self.fenced.get(&id).map(String::as_str)
+    }
+
+    /// Every database that is not served here, and why.
+    pub fn all_fenced(&self) -> &BTreeMap<DatabaseId, String> {
+        &self.fenced
+    }
+
+    /// Stops serving a database.
+    pub fn fence(&mut self, id: DatabaseId, problem: String) {
+        self.close(id);
+        self.dirty.remove(&id);
+        self.fenced.entry(id).or_insert(problem);
+    }
+
+    /// Forgets a dropped database.
+    pub fn forget(&mut self, id: DatabaseId) {
+        self.close(id);
+        self.dirty.remove(&id);
+        self.fenced.remove(&id);
+    }
+}
+
+/// What this replica answers for a database that it has fenced.
+pub(crate) fn fenced_rejection(problem: &str) -> Rejection {
+    Rejection::new(
+        Code::DatabaseFenced,
+        format!("this replica does not serve the database, whose file is damaged: {problem}"),
+    )
+    .with_hint("other replicas may have it whole")
+}
+
+/// Makes what is committed to a database's write-ahead log durable. Without a log everything is in the file, where
+/// SQLite has synced it before it removed or restarted the log.
+pub(crate) fn sync_log(path: &Path) -> io::Result<()> {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    match File::open(PathBuf::from(log)) {
+        Ok(file) => file.sync_data(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,245 @@
+//! One statement of a user: prepared, bound, stepped, and its result collected within bounds.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use d3b::{Code, Expectation, Rejection, Statement, StatementResult, Value};
+use rusqlite::types::ValueRef;
+use rusqlite::{CachedStatement, Connection, StatementStatus};
+
+use crate::apply::Refusal;
+use crate::database::{Database, OWN};
+use crate::guard::{self, Guard, Mode};
+
+/// How many texts are remembered as worth a place in the cache of prepared statements.
+const ADMITTED_MAX: usize = 1024;
+
+/// The longest text that is kept prepared, in bytes.
+const CACHED_TEXT_MAX: usize = 16 * 1024;
+
+/// What a value costs in a result beside its bytes, so that a billion empty texts are bounded too.
+const VALUE_OVERHEAD: u64 = 8;
+
+/// What a statement can do, by its first word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It reads or writes rows; the schema stays as it is.
+    Data,
+    /// It may change the schema or the statistics (or is nothing that SQLite knows).
+    Other,
+}
+
+impl Kind {
+    /// Reads the first word of a text.
+    pub fn of(sql: &str) -> Kind {
+        let word = first_word(sql);
+        let data = ["INSERT", "UPDATE", "DELETE", "REPLACE", "SELECT", "WITH", "VALUES"];
+        if data.iter().any(|known| word.eq_ignore_ascii_case(known)) { Kind::Data } else { Kind::Other }
+    }
+}
+
+/// The first word behind white space and comments, as SQLite's tokenizer sees them.
+fn first_word(sql: &str) -> &str {
+    let mut rest = sql;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', '\n', '\x0c', '\r', '\u{feff}']);
+        if let Some(comment) = rest.strip_prefix("--") {
+            rest = comment.find('\n').map_or("", |end| &comment[end + 1..]);
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            rest = comment.find("*/").map_or("", |end| &comment[end + 2..]);
+        } else {
+            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+            return &rest[..end];
+        }
+    }
+}
+
+/// Which texts are kept prepared: those that come a second time, so that texts with values in them do not drive out
+/// the others.
+#[derive(Debug, Default)]
+pub(crate) struct Admitted(HashSet<Arc<str>>);
+
+impl Admitted {
+    /// Forgets all texts, because the schema that they were prepared against has changed.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// A user's statement, prepared.
+    fn prepare<'c>(&mut self, connection: &'c Connection, guard: &Guard, sql: &str) -> Result<Prepared<'c>, Refusal> {
+        // A text that begins like d3b's own statements could meet one of them in the cache, and run with its rights.
+        let cacheable = Kind::of(sql) == Kind::Data && sql.len() <= CACHED_TEXT_MAX && !sql.trim().starts_with(OWN);
+        if cacheable && self.0.contains(sql) {
+            return match connection.prepare_cached(sql) {
+                Ok(statement) => Ok(Prepared::Cached(statement)),
+                Err(error) => Err(guard::rejection(error, guard, connection)?.into()),
+            };
+        }
+        let statement = guard::prepare_single(connection, guard, sql)??;
+        if cacheable {
+            if self.0.len() == ADMITTED_MAX {
+                self.0.clear();
+            }
+            self.0.insert(sql.into());
+        }
+        Ok(Prepared::Once(statement))
+    }
+}
+
+/// A prepared statement of a user.
+enum Prepared<'c> {
+    /// It goes back to the cache when it is dropped.
+    Cached(CachedStatement<'c>),
+    /// It is finalized when it is dropped.
+    Once(rusqlite::Statement<'c>),
+}
+
+impl<'c> std::ops::Deref for Prepared<'c> {
+    type Target = rusqlite::Statement<'c>;
+
+    fn deref(&self) -> &rusqlite::Statement<'c> {
+        match self {
+            Prepared::Cached(statement) => statement,
+            Prepared::Once(statement) => statement,
+        }
+    }
+}
+
+impl<'c> std::ops::DerefMut for Prepared<'c> {
+    fn deref_mut(&mut self) -> &mut rusqlite::Statement<'c> {
+        match self {
+            Prepared::Cached(statement) => statement,
+            Prepared::Once(statement) => statement,
+        }
+    }
+}
+
+/// Runs one statement to its end, and checks what it was expected to do. `budget` is what the operation's result may
+/// still take, in bytes.
+pub(crate) fn run(
+    database: &mut Database,
+    statement: &Statement,
+    mode: Mode,
+    budget: &mut u64,
+) -> Result<StatementResult, Refusal> {
+    let kind = Kind::of(&statement.sql);
+    if kind == Kind::Other {
+        database.touched_schema = true;
+    }
+    database.guard.set(mode);
+    let result = step(database, statement, kind, budget);
+    database.guard.set(Mode::Internal);
+    if kind == Kind::Other {
+        database.schema_changed();
+    }
+    let result = result?;
+    expect(statement, &result)?;
+    Ok(result)
+}
+
+fn step(
+    database: &mut Database,
+    statement: &Statement,
+    kind: Kind,
+    budget: &mut u64,
+) -> Result<StatementResult, Refusal> {
+    let (connection, guard, admitted) = database.parts();
+    let mut prepared = admitted.prepare(connection, guard, &statement.sql)?;
+    guard::bind(&mut prepared, &statement.arguments)?;
+    // SQLite calls the progress handler at multiples of this counter: a kept statement must begin where a new one does.
+    prepared.reset_status(StatementStatus::VmStep);
+    let writes_rows = kind == Kind::Data && !prepared.readonly() && prepared.is_explain() == 0;
+    let mut result = StatementResult::default();
+    for column in prepared.columns() {
+        result.columns.push(column.name().to_owned());
+        result.types.push(column.decl_type().unwrap_or_default().to_owned());
+    }
+    let width = result.columns.len();
+    let mut rows = prepared.raw_query();
+    loop {
+        match rows.next() {
+            Ok(None) => break,
+            Ok(Some(row)) => {
+                let mut values = Vec::with_capacity(width);
+                for column in 0..width {
+                    let value = row.get_ref(column)?;
+                    *budget = budget.checked_sub(size(value)).ok_or_else(too_large)?;
+                    values.push(owned(value));
+                }
+                result.rows.push(values);
+            }
+            Err(error) => return Err(guard::rejection(error, guard, connection)?.into()),
+        }
+    }
+    drop(rows);
+    drop(prepared);
+    result.rows_affected = if writes_rows { connection.changes() } else { 0 };
+    result.last_insert_rowid = connection.last_insert_rowid();
+    Ok(result)
+}
+
+fn size(value: ValueRef<'_>) -> u64 {
+    VALUE_OVERHEAD
+        + match value {
+            ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => 0,
+            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len() as u64,
+        }
+}
+
+fn owned(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(integer) => Value::Integer(integer),
+        ValueRef::Real(real) => Value::Real(real),
+        ValueRef::Text(bytes) => Value::Text(String::from_utf8_lossy(bytes).into_owned()),
+        ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
+    }
+}
+
+fn too_large() -> Refusal {
+    let bound = crate::apply::RESULT_BYTES_MAX / (1024 * 1024);
+    Rejection::new(Code::TooLarge, format!("the result is larger than {bound} MiB, so nothing was done"))
+        .with_hint("return fewer rows from a write; large reads are streamed when they are not part of a batch")
+        .into()
+}
+
+fn expect(statement: &Statement, result: &StatementResult) -> Result<(), Rejection> {
+    let (expected, found, what) = match statement.expect {
+        None => return Ok(()),
+        Some(Expectation::RowsAffected(expected)) => (expected, result.rows_affected, "affect"),
+        Some(Expectation::RowsReturned(expected)) => (expected, result.rows.len() as u64, "return"),
+    };
+    if expected == found {
+        return Ok(());
+    }
+    Err(Rejection::new(
+        Code::ExpectationFailed,
+        format!("the statement was expected to {what} {expected} rows, and did so with {found}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(sql: &str, expected: Kind) {
+        assert_eq!(Kind::of(sql), expected, "{sql:?}");
+    }
+
+    #[test]
+    fn the_first_word_tells_data_from_schema() {
+        check("INSERT INTO t VALUES(1)", Kind::Data);
+        check(" -- a comment\n /* another */ select 1", Kind::Data);
+        check("\u{feff}with a as (select 1) delete from t", Kind::Data);
+        check("VALUES(1)", Kind::Data);
+        check("CREATE TABLE t(x)", Kind::Other);
+        check("INSERTED", Kind::Other);
+        check("EXPLAIN INSERT INTO t VALUES(1)", Kind::Other);
+        check("analyze", Kind::Other);
+        check("", Kind::Other);
+        check("/* unfinished", Kind::Other);
+        check("-- INSERT", Kind::Other);
+        check(";INSERT INTO t VALUES(1)", Kind::Other);
+    }
+}
