@@ -1,10 +1,17 @@
 //! The consensus core of d3b.
 
+mod acceptor;
+mod candidate;
+mod core;
+mod follower;
 pub mod formation;
 pub mod interface;
+mod leader;
 pub mod message;
-#[cfg(feature = "planted-bugs")]
-pub mod planted;
+mod peer;
+mod planted;
+mod quorum;
+mod reads;
 pub mod replica;
 pub mod types;
 

@@ -64,6 +64,8 @@ pub enum Message {
         records: Vec<Record>,
         /// The first slot of the next chunk; `None` in the last one.
         next: Option<Slot>,
+        /// The sender's wall clock, as in [`Message::Accepted`]: a new leader knows a majority's clocks at once.
+        clock_ms: u64,
     },
     /// Asks for the next chunk of a promise.
     PromiseMore {
@@ -76,7 +78,8 @@ pub enum Message {
     Accept {
         /// The leader's ballot.
         ballot: Ballot,
-        /// The slot of the first entry; the leader's last plus one in a heartbeat.
+        /// The slot of the first entry; in a heartbeat the slot after all that was sent to the receiver, so that one
+        /// who missed something asks for it, however idle the leader is.
         start: Slot,
         /// In order of slots.
         entries: Vec<Entry>,
@@ -104,19 +107,21 @@ pub enum Message {
         ballot: Ballot,
         /// The sender's promise; above `ballot`, a refusal for good.
         promised: Ballot,
-        /// Where the sender's run could be continued; it may lie below an earlier [`Message::Accepted`].
+        /// Where the sender's run could be continued; it may lie below an earlier [`Message::Accepted`]. Means nothing
+        /// in a refusal for good.
         want: Slot,
         /// As in [`Message::Accepted`]: a follower that asks for more still acknowledges the leader.
         round: u64,
     },
     /// Asks the leader for a read index, for every read of the sender that waits.
     ReadIndex {
-        /// The youngest of them; answered for it and all before it.
+        /// Names the question: made of the youngest read's id and the process's seed, so that an answer to a process
+        /// before is never taken for one to this.
         read: ReadId,
     },
-    /// The index for every read of the receiver up to `read`.
+    /// The index for every read that the question was asked for.
     ReadIndexReply {
-        /// The ballot that confirmed it.
+        /// The ballot that confirmed it; without an index, the sender's promise.
         ballot: Ballot,
         /// As asked.
         read: ReadId,
@@ -129,3 +134,42 @@ pub enum Message {
         ballot: Ballot,
     },
 }
+
+impl Message {
+    /// Whether every number in it is one that a replica of ours could have sent; anything else is dropped before it can
+    /// overflow, or lift every ballot to the end of its range.
+    pub(crate) fn is_sane(&self) -> bool {
+        let ballot = |ballot: &Ballot| ballot.round <= Ballot::ROUND_MAX;
+        let slot = |slot: &Slot| slot.0 <= SLOT_MAX;
+        match self {
+            Message::PreVote { round, commit, .. } => *round <= Ballot::ROUND_MAX && slot(commit),
+            Message::PreVoteReply { promised, commit, .. } => ballot(promised) && slot(commit),
+            Message::Prepare { ballot: of, from } | Message::PromiseMore { ballot: of, from } => {
+                ballot(of) && slot(from) && *from > Slot::ZERO
+            }
+            Message::Promise { ballot: of, commit, log_start, from, records, next, .. } => {
+                let in_order = records
+                    .iter()
+                    .zip(from.0..)
+                    .all(|(record, expected)| record.slot.0 == expected && record.ballot <= *of);
+                ballot(of)
+                    && slot(commit)
+                    && slot(log_start)
+                    && slot(from)
+                    && next.as_ref().is_none_or(slot)
+                    && in_order
+            }
+            Message::Accept { ballot: of, start, commit, .. } => {
+                ballot(of) && slot(start) && *start > Slot::ZERO && slot(commit)
+            }
+            Message::Accepted { ballot: of, upto, applied, .. } => ballot(of) && slot(upto) && slot(applied),
+            Message::Nack { ballot: of, promised, want, .. } => ballot(of) && ballot(promised) && slot(want),
+            Message::ReadIndex { .. } => true,
+            Message::ReadIndexReply { ballot: of, index, .. } => ballot(of) && index.as_ref().is_none_or(slot),
+            Message::TimeoutNow { ballot: of } => ballot(of),
+        }
+    }
+}
+
+/// No log grows so long; slots above it are nonsense.
+const SLOT_MAX: u64 = 1 << 60;

@@ -1,4 +1,4 @@
-//! Rules of the protocol that a test can switch off, to see that the checks find it. Behind the feature
+//! Rules of the protocol that a mutation test can switch off, to see that the checks notice. Behind the feature
 //! `planted-bugs`; without it every question is answered "no" at compile time.
 
 /// A rule to break.
@@ -8,7 +8,7 @@ pub enum Planted {
     NoPromiseCheck,
     /// Entries are acknowledged while their write is still under way, so that a crash loses what was acknowledged.
     LoseAcknowledgedEntryAtCrash,
-    /// Phase one takes any value that was reported, not the highest ballot's.
+    /// Phase one takes the lowest ballot's value instead of the highest one's.
     AnyValueInPhaseOne,
     /// What a majority holds at older ballots counts as chosen.
     CommitAcrossBallots,
@@ -26,6 +26,7 @@ pub enum Planted {
     WipedDiskVotes,
 }
 
+#[cfg(feature = "planted-bugs")]
 impl Planted {
     /// Every planted bug.
     pub const ALL: [Planted; 10] = [
@@ -40,4 +41,32 @@ impl Planted {
         Planted::SendBeforePersist,
         Planted::WipedDiskVotes,
     ];
+}
+
+/// Which rule this replica breaks: none, and no space, without the feature.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Mutation {
+    #[cfg(feature = "planted-bugs")]
+    planted: Option<Planted>,
+}
+
+impl Mutation {
+    /// Breaks a rule.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = Some(planted);
+    }
+
+    /// Whether the rule is broken.
+    #[inline]
+    pub(crate) fn breaks(self, rule: Planted) -> bool {
+        #[cfg(feature = "planted-bugs")]
+        let broken = self.planted == Some(rule);
+        #[cfg(not(feature = "planted-bugs"))]
+        let broken = {
+            let _ = rule;
+            false
+        };
+        broken
+    }
 }

@@ -19,6 +19,8 @@ pub struct Ballot {
 impl Ballot {
     /// Below every ballot that a replica can use.
     pub const ZERO: Ballot = Ballot { round: 0, replica: ReplicaId(0) };
+    /// Nobody campaigns so often; messages with higher rounds are dropped, so that none can end the range of ballots.
+    pub const ROUND_MAX: u64 = 1 << 60;
 }
 
 impl fmt::Display for Ballot {
@@ -36,6 +38,13 @@ pub struct Epoch(pub u64);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Ticks(pub u64);
+
+impl Ticks {
+    /// This moment plus a span.
+    pub(crate) fn after(self, span: Ticks) -> Ticks {
+        Ticks(self.0.saturating_add(span.0))
+    }
+}
 
 /// The two clocks of a step: one that only rises, for timeouts, and one that people set, for log time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -150,4 +159,20 @@ fn finalize(word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ (word >> 31)
+}
+
+/// A value that is no part of its owner's identity: names and statistics, by which two equal states may differ.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Uncompared<T>(pub(crate) T);
+
+impl<T> PartialEq for Uncompared<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T> Eq for Uncompared<T> {}
+
+impl<T> std::hash::Hash for Uncompared<T> {
+    fn hash<H: std::hash::Hasher>(&self, _: &mut H) {}
 }

@@ -1,0 +1,137 @@
+//! What a replica is whatever role it plays: its acceptor, its clocks, its jitter, and what it wants to say.
+
+use d3b::{ReplicaId, Slot};
+
+use crate::acceptor::{Acceptor, Colours};
+use crate::interface::{ConfirmedRead, Reply, Settings};
+use crate::message::{Envelope, Message};
+use crate::types::{Ballot, Configuration, Now, Ticks, Uncompared, mix};
+
+/// When this replica last had reason to believe that somebody leads, or is about to. While it lasts, pre-votes are
+/// refused. It has nothing to do with safety.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Lease {
+    /// Whom it heard from; `None` if it only promised, or has just started.
+    pub(crate) leader: Option<ReplicaId>,
+    /// When.
+    pub(crate) at: Ticks,
+}
+
+/// What steps leave for the next [`crate::Replica::ready`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Outbox {
+    pub(crate) send_now: Vec<Envelope>,
+    pub(crate) reads: Vec<ConfirmedRead>,
+    pub(crate) replies: Vec<Reply>,
+}
+
+/// The part of a replica that outlives its roles.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Core<S> {
+    pub(crate) settings: Settings,
+    pub(crate) configuration: Configuration,
+    pub(crate) acceptor: Acceptor<S>,
+    /// The clocks, as of the last step.
+    pub(crate) now: Now,
+    /// The highest round seen in any ballot: a campaign starts above it. Lost at a crash without harm.
+    pub(crate) round_seen: u64,
+    pub(crate) lease: Option<Lease>,
+    /// The state machine has applied everything up to here.
+    pub(crate) applied: Slot,
+    /// Everything up to here was handed out to be applied.
+    pub(crate) apply_handed: Slot,
+    pub(crate) outbox: Outbox,
+    /// State of the generator behind the jitter.
+    random: u64,
+    /// Messages dropped.
+    pub(crate) dropped: Uncompared<u64>,
+}
+
+impl<S> Core<S> {
+    pub(crate) fn new(settings: Settings, configuration: Configuration, acceptor: Acceptor<S>, now: Now) -> Core<S> {
+        let random = mix(settings.seed, &[u64::from(settings.id.0)]);
+        Core {
+            settings,
+            configuration,
+            acceptor,
+            now,
+            round_seen: 0,
+            lease: Some(Lease { leader: None, at: now.ticks }),
+            applied: Slot::ZERO,
+            apply_handed: Slot::ZERO,
+            outbox: Outbox::default(),
+            random,
+            dropped: Uncompared(0),
+        }
+    }
+
+    pub(crate) fn id(&self) -> ReplicaId {
+        self.settings.id
+    }
+
+    pub(crate) fn majority(&self) -> usize {
+        self.configuration.majority()
+    }
+
+    /// Whether there is nobody to agree with.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.configuration.members.len() == 1
+    }
+
+    /// The other members, in order.
+    pub(crate) fn peers(&self) -> Vec<ReplicaId> {
+        self.configuration.members.keys().copied().filter(|id| *id != self.settings.id).collect()
+    }
+
+    pub(crate) fn envelope(&self, to: ReplicaId, message: Message) -> Envelope {
+        let Configuration { cluster, epoch, .. } = self.configuration;
+        Envelope { cluster, epoch, from: self.settings.id, to, message }
+    }
+
+    /// Says something that needs nothing to be durable.
+    pub(crate) fn send(&mut self, to: ReplicaId, message: Message) {
+        let envelope = self.envelope(to, message);
+        self.outbox.send_now.push(envelope);
+    }
+
+    pub(crate) fn reply(&mut self, reply: Reply) {
+        self.outbox.replies.push(reply);
+    }
+
+    pub(crate) fn colours(&self) -> Colours {
+        Colours {
+            id: self.settings.id,
+            clock_ms: self.now.clock_ms,
+            applied: self.applied,
+            bytes_max: self.settings.message_bytes_max,
+        }
+    }
+
+    /// Remembers a ballot that somebody uses.
+    pub(crate) fn see(&mut self, ballot: Ballot) {
+        self.round_seen = self.round_seen.max(ballot.round);
+    }
+
+    /// A span from `min` to `max`, by chance.
+    pub(crate) fn jitter(&mut self, min: Ticks, max: Ticks) -> Ticks {
+        let Some(width) = max.0.checked_sub(min.0).filter(|width| *width > 0) else { return min };
+        self.random = mix(self.random, &[1]);
+        Ticks(min.0.saturating_add(self.random % width.saturating_add(1).max(1)))
+    }
+
+    /// When to stop waiting for a leader, or for a campaign to succeed.
+    pub(crate) fn election_deadline(&mut self) -> Ticks {
+        let span = self.jitter(self.settings.election_timeout_min, self.settings.election_timeout_max);
+        self.now.ticks.after(span)
+    }
+
+    /// Whether a campaign of `asker` is welcome, as far as leaders go. A leader that asks has given up itself.
+    pub(crate) fn is_quiet(&self, asker: ReplicaId) -> bool {
+        match self.lease {
+            None => true,
+            Some(lease) => {
+                lease.leader == Some(asker) || self.now.ticks >= lease.at.after(self.settings.election_timeout_min)
+            }
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The leader: phase two. It proposes what phase one found and then what its driver asks for, counts who holds it
+//! durably, confirms reads, and notices when it has no majority any more.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use d3b::{ReplicaId, Slot};
+
+use crate::candidate::Mandate;
+use crate::core::Core;
+use crate::interface::{ConfirmedRead, PeerStatus, Proposal, Reply, Storage, StorageError};
+use crate::message::Message;
+use crate::peer::{Flow, Peer};
+use crate::planted::Planted;
+use crate::quorum::reached;
+use crate::reads::{Asker, LeaderReads};
+use crate::replica::{Replica, State};
+use crate::types::{Ballot, Entry, Payload, ReadId, Stamp, Ticks, mix};
+
+/// A leadership on its way to another member.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Transfer {
+    target: ReplicaId,
+    /// Whether the target is to be told now.
+    tell: bool,
+    /// When proposals are taken again.
+    deadline: Ticks,
+}
+
+/// Leading.
+///
+/// Invariants: the acceptor's run is of `ballot`; its `upto` is the end of the leader's log; `barrier <= upto`;
+/// `chosen <= upto`; `window` has one size for each slot of `chosen+1..=upto`, and
+/// `window_bytes` is their sum.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Leader {
+    ballot: Ballot,
+    /// The no-op after everything that phase one found. Once it is chosen, everything that was ever answered is known
+    /// to be chosen, and not before.
+    barrier: Slot,
+    /// Everything up to here is chosen.
+    chosen: Slot,
+    /// The highest log time given so far.
+    time_ms: u64,
+    /// Rises with every heartbeat.
+    round: u64,
+    peers: BTreeMap<ReplicaId, Peer>,
+    /// Sizes of the entries that are proposed and not yet chosen.
+    window: VecDeque<usize>,
+    /// Their sum.
+    window_bytes: usize,
+    /// When the next heartbeat is due.
+    heartbeat_at: Ticks,
+    /// Whether every peer is to hear from it in any case.
+    urgent: bool,
+    reads: LeaderReads,
+    transfer: Option<Transfer>,
+}
+
+impl Leader {
+    pub(crate) fn ballot(&self) -> Ballot {
+        self.ballot
+    }
+
+    pub(crate) fn barrier_chosen(&self) -> bool {
+        self.chosen >= self.barrier
+    }
+
+    pub(crate) fn transferring(&self) -> bool {
+        self.transfer.is_some()
+    }
+
+    pub(crate) fn next_deadline(&self) -> Ticks {
+        self.transfer.as_ref().map_or(self.heartbeat_at, |transfer| transfer.deadline.min(self.heartbeat_at))
+    }
+
+    pub(crate) fn peer_status<S>(&self, core: &Core<S>) -> BTreeMap<ReplicaId, PeerStatus> {
+        let status = |peer: &Peer| PeerStatus {
+            upto: peer.upto,
+            applied: peer.applied,
+            reachable: core.now.ticks <= peer.heard_at.after(core.settings.election_timeout_max),
+        };
+        self.peers.iter().map(|(id, peer)| (*id, status(peer))).collect()
+    }
+
+    /// Gives up what waits for this leadership.
+    pub(crate) fn leave<S: Storage>(self, core: &mut Core<S>) {
+        let ballot = core.acceptor.promised();
+        for asker in self.reads.into_askers() {
+            match asker {
+                Asker::Own(id) => core.reply(Reply::ReadFailed { id }),
+                Asker::Peer(to, read) => core.send(to, Message::ReadIndexReply { ballot, read, index: None }),
+            }
+        }
+        if self.transfer.is_some() {
+            core.reply(Reply::TransferEnded { handed_over: true });
+        }
+    }
+
+    // Proposing.
+
+    /// Puts a command into the log, unless too much is under way.
+    pub(crate) fn propose<S: Storage>(&mut self, core: &mut Core<S>, proposal: Proposal) {
+        let Proposal { id, command, seed } = proposal;
+        if self.transfer.is_some() {
+            core.reply(Reply::NotLeader { id, leader: None });
+            return;
+        }
+        let bytes = self.window_bytes.saturating_add(command.len());
+        if self.window_bytes > 0 && bytes > core.settings.inflight_bytes_max {
+            core.reply(Reply::Overloaded { id });
+            return;
+        }
+        let slot = self.append_new(core, Payload::Command(command), seed);
+        core.reply(Reply::Proposed { id, slot, ballot: self.ballot });
+    }
+
+    fn append_new<S: Storage>(&mut self, core: &mut Core<S>, payload: Payload, seed: u64) -> Slot {
+        let slot = core.acceptor.upto().next();
+        self.time_ms = self.next_time(core);
+        let words = [slot.0, self.ballot.round, u64::from(self.ballot.replica.0)];
+        let stamp = Stamp { time_ms: self.time_ms, seed: mix(seed, &words), execution: core.settings.execution };
+        self.append(core, Entry { stamp, payload })
+    }
+
+    fn append<S: Storage>(&mut self, core: &mut Core<S>, entry: Entry) -> Slot {
+        self.window.push_back(entry.size());
+        self.window_bytes += entry.size();
+        core.acceptor.append(entry)
+    }
+
+    /// Log time: the own clock, but never back, and never far ahead of what a majority's clocks have reached.
+    fn next_time<S>(&self, core: &Core<S>) -> u64 {
+        let own = core.now.clock_ms;
+        let clocks = self.peers.values().map(|peer| peer.clock_ms).chain([own]);
+        let majority = reached(clocks, core.majority()).unwrap_or(0);
+        let bound = majority.saturating_add(core.settings.clock_ahead_ms_max);
+        own.min(bound).max(self.time_ms.saturating_add(1))
+    }
+
+    // Answers of followers.
+
+    fn peer_of(&mut self, from: ReplicaId, ballot: Ballot) -> Option<&mut Peer> {
+        if ballot == self.ballot { self.peers.get_mut(&from) } else { None }
+    }
+
+    /// Counts what is chosen by now.
+    fn advance<S: Storage>(&mut self, core: &mut Core<S>) {
+        let own = if core.acceptor.mutation.breaks(Planted::CommitAcrossBallots) {
+            core.acceptor.last()
+        } else {
+            core.acceptor.upto_durable()
+        };
+        let ends = self.peers.values().map(|peer| peer.upto).chain([own]);
+        if let Some(chosen) = reached(ends, core.majority()) {
+            self.raise_chosen(core, chosen);
+        }
+        let rounds = self.peers.values().map(|peer| peer.round).chain([self.round]);
+        if let Some(round) = reached(rounds, core.majority()) {
+            self.confirm_reads(core, round);
+        }
+        let barrier_chosen = self.barrier_chosen();
+        if let Some(transfer) = &mut self.transfer
+            && let Some(peer) = self.peers.get(&transfer.target)
+            && barrier_chosen
+            && peer.upto == core.acceptor.upto()
+        {
+            let ballot = self.ballot;
+            if std::mem::take(&mut transfer.tell) {
+                core.send(transfer.target, Message::TimeoutNow { ballot });
+            }
+        }
+    }
+
+    fn raise_chosen<S: Storage>(&mut self, core: &mut Core<S>, chosen: Slot) {
+        while self.chosen < chosen.min(core.acceptor.upto()) {
+            self.chosen = self.chosen.next();
+            self.window_bytes -= self.window.pop_front().unwrap_or(0);
+        }
+        core.acceptor.hear_commit(self.chosen);
+    }
+
+    fn confirm_reads<S: Storage>(&mut self, core: &mut Core<S>, round: u64) {
+        let Some((index, askers)) = self.reads.confirm(round) else { return };
+        let ballot = self.ballot;
+        for asker in askers {
+            match asker {
+                Asker::Own(id) => core.outbox.reads.push(ConfirmedRead { id, index }),
+                Asker::Peer(to, read) => {
+                    core.send(to, Message::ReadIndexReply { ballot, read, index: Some(index) });
+                }
+            }
+        }
+    }
+
+    /// A read of this replica's driver or a question of a follower.
+    pub(crate) fn read(&mut self, asker: Asker) {
+        self.reads.ask(asker);
+    }
+
+    // Time.
+
+    /// Lets time pass; false if no majority has acknowledged the ballot for an election timeout.
+    fn tick<S: Storage>(&mut self, core: &mut Core<S>) -> bool {
+        let now = core.now.ticks;
+        if self.transfer.take_if(|transfer| now >= transfer.deadline).is_some() {
+            core.reply(Reply::TransferEnded { handed_over: false });
+        }
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now.after(core.settings.heartbeat);
+            self.round += 1;
+            self.urgent = true;
+            if let Some(transfer) = &mut self.transfer {
+                transfer.tell = true;
+            }
+        }
+        let heard = self.peers.values().map(|peer| peer.heard_at).chain([now]);
+        let heard = reached(heard, core.majority()).unwrap_or(now);
+        now <= heard.after(core.settings.election_timeout_max)
+    }
+
+    fn begin_transfer<S: Storage>(&mut self, core: &mut Core<S>, target: Option<ReplicaId>) {
+        let live = |peer: &Peer| core.now.ticks <= peer.heard_at.after(core.settings.election_timeout_min);
+        let best = || self.peers.iter().max_by_key(|(_, peer)| (live(peer), peer.upto)).map(|(id, _)| *id);
+        let target = match target {
+            Some(id) => Some(id).filter(|id| self.peers.contains_key(id)),
+            None => best(),
+        };
+        let Some(target) = target.filter(|_| self.transfer.is_none()) else {
+            core.reply(Reply::TransferEnded { handed_over: false });
+            return;
+        };
+        let deadline = core.now.ticks.after(core.settings.election_timeout_max);
+        self.transfer = Some(Transfer { target, tell: true, deadline });
+        self.advance(core);
+    }
+
+    // Sending.
+
+    /// Sends every peer what it may be sent: entries, the commit, the round.
+    pub(crate) fn ready<S: Storage>(&mut self, core: &mut Core<S>) -> Result<(), StorageError> {
+        let readable = self.barrier_chosen() || core.acceptor.mutation.breaks(Planted::ReadBeforeBarrier);
+        if readable && self.reads.is_due() {
+            self.round += 1;
+            self.urgent = true;
+            self.reads.begin(self.round, self.chosen);
+        }
+        let urgent = std::mem::take(&mut self.urgent);
+        let Leader { ballot, chosen: commit, round, .. } = *self;
+        for (id, peer) in &mut self.peers {
+            let mut sent = false;
+            while peer.next <= core.acceptor.upto() && peer.may_send(core.settings.inflight_bytes_max) {
+                let start = peer.next;
+                let records = core.acceptor.read(start, core.acceptor.upto(), core.settings.message_bytes_max)?;
+                let Some(end) = records.last().map(|record| record.slot) else { break };
+                let entries: Vec<Entry> = records.into_iter().map(|record| record.entry).collect();
+                peer.sent(end, entries.iter().map(Entry::size).sum(), round);
+                core.send(*id, Message::Accept { ballot, start, entries, commit, round });
+                sent = true;
+            }
+            // An idle leader tells the commit at once; a busy one lets it travel with entries.
+            let news = peer.flow == Flow::Streaming && peer.told < commit;
+            if !sent && (urgent || news) {
+                core.send(*id, Message::Accept { ballot, start: peer.next, entries: Vec::new(), commit, round });
+                sent = true;
+            }
+            if sent {
+                peer.told = commit;
+            }
+        }
+        // Where there is nobody to ask, or everything is confirmed already, nobody's answer will come.
+        self.advance(core);
+        Ok(())
+    }
+}
+
+impl<S: Storage> Replica<S> {
+    /// Begins to lead: proposes again, at the own ballot, all that phase one found, and then the barrier.
+    pub(crate) fn lead(&mut self, mandate: Mandate) -> Result<(), StorageError> {
+        let Mandate { ballot, adopted, promisers } = mandate;
+        let core = &mut self.core;
+        let now = core.now.ticks;
+        core.acceptor.begin_run(ballot);
+        let commit = core.acceptor.commit();
+        let time_ms = core.acceptor.record(commit)?.map_or(0, |record| record.entry.stamp.time_ms);
+        let mut leader = Leader {
+            ballot,
+            barrier: Slot::ZERO,
+            chosen: commit,
+            time_ms,
+            round: 0,
+            peers: BTreeMap::new(),
+            window: VecDeque::new(),
+            window_bytes: 0,
+            heartbeat_at: now,
+            urgent: false,
+            reads: LeaderReads::default(),
+            transfer: None,
+        };
+        for record in adopted.into_iter().filter(|record| record.slot > commit) {
+            leader.time_ms = leader.time_ms.max(record.entry.stamp.time_ms);
+            leader.append(core, record.entry);
+        }
+        for id in core.peers() {
+            let peer = match promisers.get(&id) {
+                Some((commit, clock_ms, _)) => Peer::known(*commit, *clock_ms, now),
+                None => Peer::unknown(core.acceptor.upto().next().next(), now),
+            };
+            leader.peers.insert(id, peer);
+        }
+        leader.barrier = leader.append_new(core, Payload::Noop, 0);
+        if core.acceptor.mutation.breaks(Planted::CommitAcrossBallots) {
+            for (id, (_, _, last)) in &promisers {
+                leader.peers.get_mut(id).expect("promisers are peers").upto = *last;
+            }
+        }
+        // What a promiser knows to be chosen is chosen, whatever its ballot was: phase one has found that very value.
+        let known = promisers.values().map(|(commit, _, _)| *commit).max().unwrap_or(commit);
+        leader.raise_chosen(core, known);
+        leader.tick(core);
+        self.become_state(State::Leader(leader));
+        Ok(())
+    }
+
+    /// Lets time pass for a leader; true if it has lost its majority.
+    pub(crate) fn tick_leader(&mut self) -> bool {
+        let State::Leader(leader) = &mut self.state else { return false };
+        let led = leader.tick(&mut self.core);
+        leader.advance(&mut self.core);
+        !led
+    }
+
+    /// Something became durable here: perhaps more is chosen.
+    pub(crate) fn advance_leader(&mut self) {
+        if let State::Leader(leader) = &mut self.state {
+            leader.advance(&mut self.core);
+        }
+    }
+
+    /// A follower has made entries durable, or acknowledges a heartbeat.
+    pub(crate) fn on_accepted(&mut self, from: ReplicaId, message: &Message) {
+        let Message::Accepted { ballot, upto, round, clock_ms, applied } = *message else { return };
+        let State::Leader(leader) = &mut self.state else { return };
+        let (now, last, own_round) = (self.core.now.ticks, self.core.acceptor.upto(), leader.round);
+        let Some(peer) = leader.peer_of(from, ballot) else { return };
+        if upto > last || round > own_round {
+            self.core.dropped.0 += 1;
+            return;
+        }
+        peer.heard_at = now;
+        peer.round = peer.round.max(round);
+        peer.clock_ms = clock_ms;
+        peer.applied = peer.applied.max(applied);
+        peer.accepted(upto);
+        leader.advance(&mut self.core);
+    }
+
+    /// A refusal: for good, if a higher ballot is promised; else of a hole, which acknowledges the ballot all the same.
+    pub(crate) fn on_nack(
+        &mut self,
+        from: ReplicaId,
+        ballot: Ballot,
+        promised: Ballot,
+        want: Slot,
+        round: u64,
+    ) -> Result<(), StorageError> {
+        match &mut self.state {
+            State::Follower(_) | State::PreCandidate(_) => Ok(()),
+            State::Candidate(candidate) => {
+                if candidate.ballot() == ballot && promised > ballot {
+                    self.start_pre_vote()
+                } else {
+                    Ok(())
+                }
+            }
+            State::Leader(leader) => {
+                if leader.ballot != ballot {
+                    return Ok(());
+                }
+                if promised > ballot {
+                    // Perhaps a candidate that failed has left a promise behind: campaign again, above it. Perhaps
+                    // somebody else leads: then the pre-vote fails.
+                    return self.start_pre_vote();
+                }
+                let (base, last) = (self.core.acceptor.base(), self.core.acceptor.upto());
+                let (now, own_round) = (self.core.now.ticks, leader.round);
+                let Some(peer) = leader.peer_of(from, ballot) else { return Ok(()) };
+                if want < base || want > last.next() || round > own_round {
+                    self.core.dropped.0 += 1;
+                    return Ok(());
+                }
+                peer.heard_at = now;
+                peer.round = peer.round.max(round);
+                peer.wants(want, round);
+                leader.advance(&mut self.core);
+                Ok(())
+            }
+        }
+    }
+
+    /// Asked for an index by a follower.
+    pub(crate) fn on_read_index(&mut self, from: ReplicaId, read: ReadId) {
+        match &mut self.state {
+            State::Leader(leader) => leader.read(Asker::Peer(from, read)),
+            State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => {
+                let ballot = self.core.acceptor.promised();
+                self.core.send(from, Message::ReadIndexReply { ballot, read, index: None });
+            }
+        }
+    }
+
+    /// Hands the leadership over, if it is here.
+    pub(crate) fn on_transfer(&mut self, target: Option<ReplicaId>) {
+        match &mut self.state {
+            State::Leader(leader) => leader.begin_transfer(&mut self.core, target),
+            State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => {
+                self.core.reply(Reply::TransferEnded { handed_over: true });
+            }
+        }
+    }
+}

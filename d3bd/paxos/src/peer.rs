@@ -1,0 +1,159 @@
+//! One follower as its leader sees it: how far it is, and what is under way to it.
+
+use std::collections::VecDeque;
+
+use d3b::Slot;
+
+use crate::types::Ticks;
+
+/// How entries are sent to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Flow {
+    /// Nobody knows where it stands: heartbeats only, until it answers one.
+    Asking,
+    /// It missed something: one message at a time from where it stands, until it accepts one. The round tells refusals
+    /// of what was sent before from a refusal that shows that this message was lost too.
+    Probing {
+        /// The heartbeat round when the message was sent.
+        round: u64,
+    },
+    /// It accepts what it is sent: as much as the bound allows, without waiting.
+    Streaming,
+}
+
+/// One follower.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Peer {
+    pub(crate) flow: Flow,
+    /// The highest end of a run at the leader's ballot that it has reported. It never falls: what was durable stays so,
+    /// though after a restart the peer itself knows less.
+    pub(crate) upto: Slot,
+    /// The next slot to send.
+    pub(crate) next: Slot,
+    /// The last slot and the bytes of each message that is under way.
+    in_flight: VecDeque<(Slot, usize)>,
+    /// The commit that it was told last.
+    pub(crate) told: Slot,
+    /// When it last acknowledged the ballot.
+    pub(crate) heard_at: Ticks,
+    /// The highest heartbeat round that it has acknowledged.
+    pub(crate) round: u64,
+    /// Its wall clock, as last reported.
+    pub(crate) clock_ms: u64,
+    /// What it last said to have applied; for people.
+    pub(crate) applied: Slot,
+}
+
+impl Peer {
+    /// A peer whose promise told its commit.
+    pub(crate) fn known(commit: Slot, clock_ms: u64, now: Ticks) -> Peer {
+        Peer { flow: Flow::Streaming, clock_ms, ..Peer::unknown(commit.next(), now) }
+    }
+
+    /// A peer that has not promised; `next` is the slot after the leader's log.
+    pub(crate) fn unknown(next: Slot, now: Ticks) -> Peer {
+        Peer {
+            flow: Flow::Asking,
+            upto: Slot::ZERO,
+            next,
+            in_flight: VecDeque::new(),
+            told: Slot::ZERO,
+            heard_at: now,
+            round: 0,
+            clock_ms: 0,
+            applied: Slot::ZERO,
+        }
+    }
+
+    /// Whether entries may be sent now.
+    pub(crate) fn may_send(&self, bytes_max: usize) -> bool {
+        match self.flow {
+            Flow::Asking => false,
+            Flow::Probing { .. } => self.in_flight.is_empty(),
+            Flow::Streaming => {
+                self.in_flight.is_empty() || self.in_flight.iter().map(|(_, bytes)| bytes).sum::<usize>() < bytes_max
+            }
+        }
+    }
+
+    /// Entries up to `end` are on their way.
+    pub(crate) fn sent(&mut self, end: Slot, bytes: usize, round: u64) {
+        self.in_flight.push_back((end, bytes));
+        self.next = end.next();
+        if let Flow::Probing { .. } = self.flow {
+            self.flow = Flow::Probing { round };
+        }
+    }
+
+    /// It holds everything up to here.
+    pub(crate) fn accepted(&mut self, upto: Slot) {
+        self.upto = self.upto.max(upto);
+        let before = self.in_flight.len();
+        self.in_flight.retain(|(end, _)| *end > upto);
+        let progress = self.in_flight.len() < before;
+        self.next = self.next.max(upto.next());
+        match self.flow {
+            // A heartbeat is accepted only if nothing is missing before it.
+            Flow::Asking => self.flow = Flow::Streaming,
+            Flow::Probing { .. } if progress || self.in_flight.is_empty() => self.flow = Flow::Streaming,
+            Flow::Probing { .. } | Flow::Streaming => {}
+        }
+    }
+
+    /// It cannot take what it was sent, for want of the slot `want`. Told at a heartbeat round of the peer's.
+    pub(crate) fn wants(&mut self, want: Slot, round: u64) {
+        match self.flow {
+            Flow::Probing { round: probed } if round <= probed && !self.in_flight.is_empty() => {}
+            Flow::Asking | Flow::Probing { .. } | Flow::Streaming => {
+                self.in_flight.clear();
+                self.next = want;
+                self.flow = Flow::Probing { round };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_of_what_was_sent_before_the_probe_are_ignored() {
+        let mut peer = Peer::known(Slot(0), 0, Ticks(0));
+        for end in [5, 10, 15] {
+            peer.sent(Slot(end), 100, 7);
+        }
+        peer.wants(Slot(1), 7);
+        assert!(peer.may_send(1));
+        peer.sent(Slot(5), 100, 7);
+        peer.wants(Slot(1), 7);
+        assert_eq!(peer.next, Slot(6), "the second refusal is of the same loss");
+        assert!(!peer.may_send(1_000), "one message at a time");
+        peer.wants(Slot(1), 8);
+        assert_eq!(peer.next, Slot(1), "a later heartbeat found the probe missing");
+        peer.sent(Slot(5), 100, 8);
+        peer.accepted(Slot(5));
+        assert_eq!(peer.flow, Flow::Streaming);
+    }
+
+    #[test]
+    fn a_peer_that_restarted_is_resent_what_it_had_acknowledged() {
+        let mut peer = Peer::known(Slot(0), 0, Ticks(0));
+        peer.sent(Slot(9), 10, 1);
+        peer.accepted(Slot(9));
+        peer.wants(Slot(4), 2);
+        assert_eq!((peer.next, peer.upto), (Slot(4), Slot(9)));
+    }
+
+    #[test]
+    fn bytes_under_way_are_bounded() {
+        let mut peer = Peer::known(Slot(0), 0, Ticks(0));
+        assert!(peer.may_send(0), "something may always be under way");
+        peer.sent(Slot(1), 60, 1);
+        assert!(peer.may_send(100));
+        peer.sent(Slot(2), 60, 1);
+        assert!(!peer.may_send(100));
+        peer.accepted(Slot(1));
+        assert!(peer.may_send(100));
+    }
+}

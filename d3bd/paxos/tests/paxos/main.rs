@@ -1,0 +1,9 @@
+//! The core against a network, disks and clocks that do their worst, and its rules one by one.
+
+mod disk;
+mod random;
+mod rules;
+mod world;
+
+#[cfg(feature = "planted-bugs")]
+mod planted;

@@ -1,0 +1,168 @@
+//! Random schedules: everything that may go wrong does, in an order that the seed gives; then everything heals, and the
+//! group must go on.
+
+use d3b::ReplicaId;
+use d3b_paxos::Input;
+
+use crate::world::{Checked, World};
+
+/// One random thing happens.
+fn disturb(world: &mut World) -> Checked {
+    let ids = world.ids();
+    let id = ids[usize::try_from(world.random.below(ids.len() as u64)).unwrap()];
+    let other = ids[usize::try_from(world.random.below(ids.len() as u64)).unwrap()];
+    let leader = world.leader().unwrap_or(id);
+    match world.random.below(1_000) {
+        0..420 => {
+            if !world.network.is_empty() {
+                // Mostly in order, sometimes anything.
+                let span = if world.random.percent(30) { world.network.len() } else { 3.min(world.network.len()) };
+                let index = usize::try_from(world.random.below(span as u64)).unwrap();
+                let to = world.network[index].to;
+                world.deliver(index)?;
+                if world.random.percent(85) {
+                    world.pump(to)?;
+                }
+            }
+        }
+        420..560 => {
+            if world.random.percent(90) {
+                world.persisted(id)?;
+                if world.random.percent(85) {
+                    world.pump(id)?;
+                }
+            }
+        }
+        560..620 => {
+            let count = world.random.below(4);
+            world.apply(id, count)?;
+        }
+        620..800 => {
+            world.ticks += world.random.below(60);
+            for id in ids {
+                if !world.node(id).paused && world.random.percent(80) {
+                    world.tick(id)?;
+                    world.pump(id)?;
+                }
+            }
+        }
+        800..870 => {
+            let at = if world.random.percent(90) { leader } else { id };
+            world.propose(at)?;
+            world.pump(at)?;
+        }
+        870..920 => {
+            let at = if world.random.percent(50) { leader } else { id };
+            world.read(at)?;
+            world.pump(at)?;
+        }
+        920..935 => {
+            if world.node(id).replica.is_some() {
+                world.crash(id)?;
+            }
+        }
+        935..965 => {
+            if world.node(id).replica.is_none() {
+                world.start(id)?;
+            }
+        }
+        965..972 => {
+            world.blocked.insert((id, other));
+        }
+        972..976 => {
+            for peer in ids {
+                world.blocked.insert((id, peer));
+                world.blocked.insert((peer, id));
+            }
+        }
+        976..986 => world.blocked.clear(),
+        986..990 => {
+            let paused = &mut world.nodes.get_mut(&id).unwrap().paused;
+            *paused = !*paused;
+        }
+        990..994 => {
+            world.step(id, Input::ConnectionReset(other))?;
+            world.pump(id)?;
+        }
+        994..998 => {
+            let target = world.random.percent(50).then_some(other);
+            world.step(leader, Input::Transfer(target))?;
+            world.pump(leader)?;
+        }
+        _ => {
+            let keep = world.network.len() / 2;
+            world.network.truncate(keep);
+        }
+    }
+    Ok(())
+}
+
+/// Runs a schedule of so many steps, then heals and demands progress. Returns how many commands were chosen.
+pub fn run(world: &mut World, steps: usize, wipes: bool) -> Result<usize, crate::world::Violation> {
+    for id in world.ids() {
+        world.start(id)?;
+    }
+    let wiped_at = wipes.then(|| world.random.below(steps as u64));
+    for step in 0..steps {
+        if wiped_at == Some(step as u64) {
+            let id = ReplicaId(1 + u32::try_from(world.random.below(world.nodes.len() as u64)).unwrap());
+            world.wipe(id)?;
+        }
+        disturb(world)?;
+    }
+    world.check_log_time()?;
+    world.heal()?;
+    world.demand_progress()?;
+    world.check_log_time()?;
+    Ok(world.commands())
+}
+
+#[track_caller]
+fn check(count: u32, seeds: std::ops::Range<u64>, steps: usize) {
+    let mut commands = 0;
+    for seed in seeds {
+        let wipes = count > 2 && seed % 4 == 0;
+        match run(&mut World::new(count, seed), steps, wipes) {
+            Ok(chosen) => commands += chosen,
+            Err(violation) => panic!("{count} replicas, seed {seed}: {violation:?}"),
+        }
+    }
+    println!("{count} replicas: {commands} commands chosen");
+    assert!(commands > 0, "a schedule in which nothing happens shows nothing");
+}
+
+#[test]
+fn one_replica_under_crashes() {
+    check(1, 0..100, 400);
+}
+
+#[test]
+fn two_replicas_under_faults() {
+    check(2, 0..100, 600);
+}
+
+#[test]
+fn three_replicas_under_faults() {
+    check(3, 0..400, 800);
+}
+
+#[test]
+fn five_replicas_under_faults() {
+    check(5, 0..200, 1_000);
+}
+
+#[test]
+fn nine_replicas_under_faults() {
+    check(9, 0..20, 1_000);
+}
+
+#[test]
+fn equal_seeds_give_equal_runs() {
+    let run = |seed| {
+        let mut world = World::new(3, seed);
+        run(&mut world, 600, false).unwrap();
+        (world.chosen, world.ticks)
+    };
+    assert_eq!(run(5), run(5));
+    assert_ne!(run(5), run(6));
+}
