@@ -1,0 +1,191 @@
+//! What goes into the driver and what comes out of it: plain values, so that the daemon and a simulator can both play
+//! the world around it.
+
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use d3b::{BlobReference, DatabaseId, Outcome, ReplicaId, Slot};
+use d3b_paxos::types::{Configuration, Ticks};
+use d3b_paxos::PersistBatch;
+
+use crate::log::Durable;
+use crate::peer::PeerMessage;
+
+/// Names a client's request at the replica that took it; never used twice by one process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer said something.
+    Peer {
+        /// Who.
+        from: ReplicaId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// A peer's connection ended or was refused: its process may be dead.
+    ConnectionReset(ReplicaId),
+    /// The log has written a batch.
+    Durable(Durable),
+    /// The log has written the configuration that formed the cluster.
+    ConfigurationPersisted(Configuration),
+    /// The engine has applied entries.
+    Applied(ApplyReport),
+    /// A blob that a peer offered is on this replica's disk now, or could not be fetched.
+    BlobFetched {
+        /// Who offered it.
+        from: ReplicaId,
+        /// The blob.
+        reference: BlobReference,
+        /// The cause of a failure.
+        result: Result<(), String>,
+    },
+    /// A client wants to write.
+    Write(WriteRequest),
+    /// A client wants to read what is linearizable.
+    Read(ReadRequest),
+    /// The process is about to stop: hand over the leadership.
+    HandOver,
+}
+
+/// A write of a client of this replica.
+#[derive(Debug)]
+pub struct WriteRequest {
+    /// Names it.
+    pub ticket: Ticket,
+    /// The encoded command: the bytes that every replica will store.
+    pub command: Bytes,
+    /// What a majority must hold before the command is proposed.
+    pub blob: Option<BlobReference>,
+    /// Whether it may be sent again when its fate is unclear. True for keys that the client chose, and safe because
+    /// the engine executes a key once; requests without a key are never sent twice.
+    pub retry: bool,
+    /// When the client gives up.
+    pub deadline: Ticks,
+}
+
+/// A read of a client of this replica.
+#[derive(Debug)]
+pub struct ReadRequest {
+    /// Names it.
+    pub ticket: Ticket,
+    /// When the client gives up.
+    pub deadline: Ticks,
+}
+
+/// What the engine did with a range of entries.
+#[derive(Debug)]
+pub struct ApplyReport {
+    /// Everything up to here is applied and visible to readers.
+    pub applied: Slot,
+    /// Outcomes of the commands that this process took from its own clients.
+    pub own: Vec<OwnOutcome>,
+    /// Each database's chain after each entry that concerned it, in order of slots.
+    pub fingerprints: Vec<(DatabaseId, Slot, [u8; 16])>,
+    /// Whether this was the last part of the range that [`Effect::Apply`] named.
+    pub finished: bool,
+}
+
+/// The outcome of a command of one of our clients.
+#[derive(Debug)]
+pub struct OwnOutcome {
+    /// The client's request.
+    pub ticket: Ticket,
+    /// The slot that executed it.
+    pub slot: Slot,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// Something to be done. Effects are carried out in the order in which they are emitted.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write a batch to the log; answered by [`Event::Durable`].
+    Persist(PersistBatch),
+    /// Write the configuration that forms the cluster; answered by [`Event::ConfigurationPersisted`].
+    PersistConfiguration(Configuration),
+    /// Send a message; it may be lost.
+    Send {
+        /// To whom.
+        to: ReplicaId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// Send messages that say that something is durable, with the proof.
+    SendDependent {
+        /// The log's word for it.
+        proof: Durable,
+        /// Receivers and messages.
+        messages: Vec<(ReplicaId, PeerMessage)>,
+    },
+    /// Apply these slots, all of which are chosen and on this replica's disk; answered by [`Event::Applied`].
+    Apply(RangeInclusive<Slot>),
+    /// Fetch a blob from the peer that offered it; answered by [`Event::BlobFetched`].
+    FetchBlob {
+        /// Who offered it.
+        from: ReplicaId,
+        /// The blob.
+        reference: BlobReference,
+    },
+    /// A client's write has ended.
+    WriteDone {
+        /// Which.
+        ticket: Ticket,
+        /// Slot and outcome, or why there is none.
+        result: Result<(Slot, Outcome), WriteFailure>,
+    },
+    /// A client's read may go ahead: everything up to the slot is applied here.
+    ReadDone {
+        /// Which.
+        ticket: Ticket,
+        /// The read index, or why there is none.
+        result: Result<Slot, Unavailable>,
+    },
+}
+
+/// Why a write has no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteFailure {
+    /// It was never proposed: nothing happened.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// Too much is under way here or at the leader; it was never proposed.
+    #[error("too many writes are under way")]
+    Overloaded,
+    /// It may have been proposed, and the client's time is up.
+    #[error("the write was handed to the group, and its outcome did not come back in time")]
+    OutcomeUnknown,
+    /// Too few replicas hold its file; it was never proposed.
+    #[error("no majority of replicas has confirmed to hold the file")]
+    BlobNotHeld,
+}
+
+/// Why this replica cannot speak for the group.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// No leader with a majority was found in time.
+    #[error("no majority of replicas could be reached in time")]
+    NoQuorum,
+    /// The cluster is still being formed.
+    #[error("the cluster is being formed: waiting for replica {}", join(.missing))]
+    Forming {
+        /// Who has not been met.
+        missing: Vec<ReplicaId>,
+    },
+    /// This replica's disk is not a member's.
+    #[error("{reason}")]
+    Outcast {
+        /// Why.
+        reason: String,
+    },
+    /// Too many reads wait.
+    #[error("too many reads are waiting")]
+    Overloaded,
+}
+
+/// `1, 2 and 3` without the "and".
+fn join(ids: &[ReplicaId]) -> String {
+    ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

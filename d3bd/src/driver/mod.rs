@@ -1,0 +1,745 @@
+//! The driver: the one state machine that sees everything. Events go in, effects come out; it owns no thread, no
+//! socket, no file and no clock, so that the daemon and a simulator run the very same code.
+//!
+//! A replica is first [`Phase::Forming`], until every member was met; then it runs the consensus core for good. The
+//! driver keeps the books around the core: which client waits for what, what may be sent only when something is
+//! durable, what the engine is busy with, which peers hold which blob.
+
+mod event;
+mod fingerprints;
+mod offers;
+mod reads;
+mod writes;
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
+use d3b_paxos::formation::{Formation, FormationMessage, FormationState};
+use d3b_paxos::message::Envelope;
+use d3b_paxos::types::{Ballot, Configuration, Epoch, Now, PersistId, ProposalId, ReadId, Ticks};
+use d3b_paxos::{Input, Proposal, Ready, Replica, Reply, Restored, Settings, Storage, StorageError};
+
+pub use event::{ApplyReport, Effect, Event, OwnOutcome, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest};
+pub use fingerprints::Divergence;
+
+use crate::log::Durable;
+use crate::peer::{ForwardResult, PeerMessage};
+use fingerprints::Fingerprints;
+use offers::Offers;
+use reads::Reads;
+use writes::{Source, Writes};
+
+/// How often a forming replica says hello.
+const HELLO_INTERVAL: Ticks = Ticks(200);
+/// How often replicas tell each other how far they are and what their databases' fingerprints are.
+const GOSSIP_INTERVAL: Ticks = Ticks(1_000);
+/// How long what was refused waits before it is tried again.
+const RETRY_INTERVAL: Ticks = Ticks(20);
+/// How many proposals of peers may wait for their slots at once.
+const FORWARDED_MAX: usize = 65_536;
+
+/// What a replica starts with.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The core's settings.
+    pub settings: Settings,
+    /// Every replica that the cluster is formed of, with its peer address; used until it is formed.
+    pub replicas: BTreeMap<ReplicaId, String>,
+    /// The configuration on disk; `None` in a fresh directory.
+    pub configuration: Option<Configuration>,
+    /// The promise on disk.
+    pub promised: Ballot,
+    /// The first slot that the log holds.
+    pub base: Slot,
+    /// The last slot that the log holds.
+    pub last: Slot,
+    /// Everything up to here is applied.
+    pub applied: Slot,
+}
+
+/// Whether a replica takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits until every member was met.
+    Forming {
+        /// Who was not.
+        missing: Vec<ReplicaId>,
+    },
+    /// It takes part as a follower.
+    Follower,
+    /// It tries to lead.
+    Candidate,
+    /// It leads.
+    Leader,
+    /// Its disk is not a member's: it never votes.
+    Outcast {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Phase {
+    /// The word for it in the API.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Phase::Forming { .. } => "forming",
+            Phase::Follower => "follower",
+            Phase::Candidate => "candidate",
+            Phase::Leader => "leader",
+            Phase::Outcast { .. } => "outcast",
+        }
+    }
+}
+
+/// One member as this replica sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: ReplicaId,
+    /// Its peer address.
+    pub peer: String,
+    /// What it last said to have applied.
+    pub applied: Option<Slot>,
+    /// Whether it was heard from within the last few heartbeats.
+    pub reachable: bool,
+}
+
+/// What people may want to know of a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverStatus {
+    /// Whether it takes part, and how.
+    pub phase: Phase,
+    /// The cluster, once it is formed.
+    pub cluster: Option<ClusterId>,
+    /// The configuration's epoch.
+    pub epoch: Epoch,
+    /// The leader that it knows of.
+    pub leader: Option<ReplicaId>,
+    /// The highest ballot that it has promised.
+    pub ballot: Ballot,
+    /// The end of what it knows to be chosen.
+    pub commit: Slot,
+    /// The end of what it has applied.
+    pub applied: Slot,
+    /// The end of its log.
+    pub last: Slot,
+    /// The beginning of its log.
+    pub base: Slot,
+    /// When a leader was last heard from (or had a majority, on the leader itself).
+    pub leader_heard_at: Option<Ticks>,
+    /// Every member.
+    pub members: Vec<MemberStatus>,
+    /// What was found to differ from a peer.
+    pub divergences: Vec<Divergence>,
+}
+
+enum Stage<S> {
+    Forming(Formation),
+    /// The configuration is being written to disk.
+    Adopting,
+    Running(Box<Replica<S>>),
+    Outcast(String),
+}
+
+/// The state around the consensus core of one replica.
+pub struct Driver<S> {
+    start: Start,
+    storage: S,
+    stage: Stage<S>,
+    now: Now,
+    effects: Vec<Effect>,
+    writes: Writes,
+    reads: Reads,
+    offers: Offers,
+    fingerprints: Fingerprints,
+    /// Proposals whose slot the core has yet to tell.
+    proposals: BTreeMap<ProposalId, Source>,
+    next_proposal: u64,
+    /// What may be sent once a batch is durable.
+    dependent: BTreeMap<PersistId, Vec<Envelope>>,
+    applied: Slot,
+    /// Whether the engine is at work.
+    applying: bool,
+    /// What the engine is to do next.
+    to_apply: Option<RangeInclusive<Slot>>,
+    /// The leader and ballot that pending writes were handed to.
+    led_by: (Option<ReplicaId>, Ballot),
+    leader_heard_at: Option<Ticks>,
+    heard_at: BTreeMap<ReplicaId, Ticks>,
+    applied_by: BTreeMap<ReplicaId, Slot>,
+    hello_at: Ticks,
+    gossip_at: Ticks,
+    retry_at: Ticks,
+}
+
+impl<S: Storage + Clone> Driver<S> {
+    /// A replica that has just started.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn new(start: Start, storage: S, now: Now) -> Result<Driver<S>, StorageError> {
+        let applied = start.applied;
+        let mut driver = Driver {
+            stage: Stage::Adopting,
+            storage,
+            now,
+            effects: Vec::new(),
+            writes: Writes::default(),
+            reads: Reads::default(),
+            offers: Offers::default(),
+            fingerprints: Fingerprints::default(),
+            proposals: BTreeMap::new(),
+            next_proposal: 0,
+            dependent: BTreeMap::new(),
+            applied,
+            applying: false,
+            to_apply: None,
+            led_by: (None, Ballot::ZERO),
+            leader_heard_at: None,
+            heard_at: BTreeMap::new(),
+            applied_by: BTreeMap::new(),
+            hello_at: now.ticks,
+            gossip_at: now.ticks,
+            retry_at: now.ticks,
+            start,
+        };
+        match driver.start.configuration.clone() {
+            Some(configuration) => driver.run(configuration),
+            None => {
+                let Start { settings, replicas, .. } = &driver.start;
+                let formation = Formation::new(settings.id, settings.disk, replicas.clone(), settings.seed);
+                driver.stage = Stage::Forming(formation);
+                driver.follow_formation();
+            }
+        }
+        driver.pump()?;
+        Ok(driver)
+    }
+
+    fn me(&self) -> ReplicaId {
+        self.start.settings.id
+    }
+
+    /// Starts the core under a configuration that is on disk, if it names this replica with this disk.
+    fn run(&mut self, configuration: Configuration) {
+        let me = self.me();
+        let own_disk = configuration.members.get(&me).map(|member| member.disk);
+        if own_disk != Some(self.start.settings.disk) {
+            self.stage = Stage::Outcast(outcast_reason(me, own_disk));
+            return;
+        }
+        let restored = Restored {
+            configuration,
+            promised: self.start.promised,
+            base: self.start.base,
+            last: self.start.last,
+            applied: self.applied,
+        };
+        let replica = Replica::new(self.start.settings.clone(), restored, self.storage.clone(), self.now);
+        self.stage = Stage::Running(Box::new(replica));
+    }
+
+    /// Takes one event. Call [`Driver::pump`] after each burst of them.
+    ///
+    /// # Errors
+    /// The log cannot be read: the replica must stop.
+    pub fn handle(&mut self, now: Now, event: Event) -> Result<(), StorageError> {
+        self.now = now;
+        match event {
+            Event::Peer { from, message } => self.handle_peer(from, message)?,
+            Event::ConnectionReset(peer) => self.step(Input::ConnectionReset(peer))?,
+            Event::Durable(proof) => self.handle_durable(proof)?,
+            Event::ConfigurationPersisted(configuration) => self.run(configuration),
+            Event::Applied(report) => self.handle_applied(report)?,
+            Event::BlobFetched { from, reference, result } => self.answer_offer(from, reference, result),
+            Event::Write(request) => self.begin_write(request),
+            Event::Read(request) => self.begin_read(&request),
+            Event::HandOver => self.step(Input::Transfer(None))?,
+        }
+        Ok(())
+    }
+
+    /// Lets time pass.
+    ///
+    /// # Errors
+    /// The log cannot be read: the replica must stop.
+    pub fn tick(&mut self, now: Now) -> Result<(), StorageError> {
+        self.now = now;
+        if let Stage::Running(replica) = &mut self.stage {
+            replica.tick(now)?;
+        }
+        self.expire();
+        if now.ticks >= self.retry_at {
+            self.retry_at = Ticks(now.ticks.0 + RETRY_INTERVAL.0);
+            self.writes.retry_unacknowledged(now.ticks);
+            self.repeat_offers();
+        }
+        if now.ticks >= self.hello_at {
+            self.hello_at = Ticks(now.ticks.0 + HELLO_INTERVAL.0);
+            self.say_hello();
+        }
+        if now.ticks >= self.gossip_at {
+            self.gossip_at = Ticks(now.ticks.0 + GOSSIP_INTERVAL.0);
+            self.gossip();
+        }
+        Ok(())
+    }
+
+    /// When [`Driver::tick`] is due next, if nothing happens before.
+    #[must_use]
+    pub fn next_tick(&self) -> Ticks {
+        let core = match &self.stage {
+            Stage::Running(replica) => replica.next_deadline(),
+            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) => Some(self.hello_at),
+        };
+        let retry = (self.writes.has_routable() || self.reads.has_arrived()).then_some(self.retry_at);
+        [core, retry, self.writes.next_deadline(), self.reads.next_deadline()]
+            .into_iter()
+            .flatten()
+            .fold(self.gossip_at, Ticks::min)
+    }
+
+    /// Hands events on to the core, and collects what it wants done.
+    ///
+    /// # Errors
+    /// The log cannot be read: the replica must stop.
+    pub fn pump(&mut self) -> Result<(), StorageError> {
+        self.notice_leader();
+        self.route_writes()?;
+        self.ask_reads()?;
+        if let Stage::Running(replica) = &mut self.stage {
+            let ready = replica.ready()?;
+            self.carry_out(ready);
+        }
+        self.notice_leader();
+        Ok(())
+    }
+
+    /// What is to be done now, in this order.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    fn step(&mut self, input: Input) -> Result<(), StorageError> {
+        match &mut self.stage {
+            Stage::Running(replica) => replica.step(self.now, input),
+            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) => Ok(()),
+        }
+    }
+
+    fn carry_out(&mut self, ready: Ready) {
+        let Ready { persist, send_now, send_after_persist, apply, reads, replies } = ready;
+        for envelope in send_now {
+            self.effects.push(Effect::Send { to: envelope.to, message: PeerMessage::Paxos(envelope) });
+        }
+        if let Some(batch) = persist {
+            self.dependent.insert(batch.id, send_after_persist);
+            self.effects.push(Effect::Persist(batch));
+        }
+        if let Some(range) = apply {
+            let start = self.to_apply.as_ref().map_or(*range.start(), |waiting| *waiting.start());
+            self.to_apply = Some(start..=*range.end());
+            self.apply_next();
+        }
+        for read in reads {
+            self.reads.confirm(read.id, read.index);
+        }
+        self.finish_reads();
+        for reply in replies {
+            self.handle_reply(reply);
+        }
+    }
+
+    /// The engine works on one range at a time; what becomes ready meanwhile is the next one.
+    fn apply_next(&mut self) {
+        if !self.applying
+            && let Some(range) = self.to_apply.take()
+        {
+            self.applying = true;
+            self.effects.push(Effect::Apply(range));
+        }
+    }
+
+    fn handle_durable(&mut self, proof: Durable) -> Result<(), StorageError> {
+        let id = proof.id();
+        let envelopes = self.dependent.remove(&id).unwrap_or_default();
+        if !envelopes.is_empty() {
+            let messages =
+                envelopes.into_iter().map(|envelope| (envelope.to, PeerMessage::Paxos(envelope))).collect();
+            self.effects.push(Effect::SendDependent { proof, messages });
+        }
+        self.step(Input::Persisted(id))
+    }
+
+    fn handle_applied(&mut self, report: ApplyReport) -> Result<(), StorageError> {
+        self.applying = !report.finished;
+        self.applied = report.applied;
+        for (database, slot, fingerprint) in report.fingerprints {
+            self.fingerprints.record(database, slot, fingerprint);
+        }
+        for own in report.own {
+            if self.writes.remove(own.ticket) {
+                let result = Ok((own.slot, own.outcome));
+                self.effects.push(Effect::WriteDone { ticket: own.ticket, result });
+            }
+        }
+        self.step(Input::Applied(report.applied))?;
+        self.finish_reads();
+        self.apply_next();
+        Ok(())
+    }
+
+    fn handle_peer(&mut self, from: ReplicaId, message: PeerMessage) -> Result<(), StorageError> {
+        self.heard_at.insert(from, self.now.ticks);
+        if self.led_by.0 == Some(from) {
+            self.leader_heard_at = Some(self.now.ticks);
+        }
+        match message {
+            PeerMessage::Paxos(envelope) => {
+                // A peer speaks for itself only.
+                if envelope.from == from {
+                    self.step(Input::Message(envelope))?;
+                }
+            }
+            PeerMessage::Formation(message) => self.handle_formation(from, message),
+            PeerMessage::Forward { id, command } => self.propose_for_peer(from, id, command)?,
+            PeerMessage::ForwardReply { id, result } => self.handle_forward_reply(Ticket(id), result),
+            PeerMessage::BlobOffer { digest, size } => {
+                self.effects.push(Effect::FetchBlob { from, reference: BlobReference { digest, size } });
+            }
+            PeerMessage::BlobHeld { digest } => {
+                let majority = self.majority();
+                if let Some(reference) = self.offers.held_by(&digest, from, majority) {
+                    self.writes.blob_held(&reference);
+                }
+            }
+            PeerMessage::BlobRefused { digest, reason } => {
+                tracing::warn!(peer = %from, %digest, reason, "a peer could not take a blob over");
+            }
+            PeerMessage::Gossip { applied, fingerprints } => self.handle_gossip(from, applied, &fingerprints),
+        }
+        Ok(())
+    }
+
+    // Formation.
+
+    fn handle_formation(&mut self, from: ReplicaId, message: FormationMessage) {
+        match &mut self.stage {
+            Stage::Forming(formation) => {
+                formation.step(from, message);
+                self.follow_formation();
+            }
+            Stage::Running(replica) => {
+                let FormationMessage::Hello { formed, .. } = message;
+                if formed.is_none() {
+                    let formed = Some(replica.configuration().clone());
+                    let hello = FormationMessage::Hello { disk: self.start.settings.disk, formed };
+                    self.effects.push(Effect::Send { to: from, message: PeerMessage::Formation(hello) });
+                }
+            }
+            Stage::Adopting | Stage::Outcast(_) => {}
+        }
+    }
+
+    fn follow_formation(&mut self) {
+        let Stage::Forming(formation) = &self.stage else { return };
+        match formation.state() {
+            FormationState::Waiting { .. } => {}
+            FormationState::Formed(configuration) => {
+                self.stage = Stage::Adopting;
+                self.effects.push(Effect::PersistConfiguration(configuration));
+            }
+            FormationState::Outcast { reason } => self.stage = Stage::Outcast(reason),
+        }
+    }
+
+    fn say_hello(&mut self) {
+        let Stage::Forming(formation) = &self.stage else { return };
+        for to in self.start.replicas.keys().filter(|id| **id != self.start.settings.id) {
+            let message = PeerMessage::Formation(formation.hello());
+            self.effects.push(Effect::Send { to: *to, message });
+        }
+    }
+
+    // Writes.
+
+    fn begin_write(&mut self, request: WriteRequest) {
+        let ticket = request.ticket;
+        if let Some(reason) = self.unavailable() {
+            self.effects.push(Effect::WriteDone { ticket, result: Err(reason.into()) });
+            return;
+        }
+        let blob = request.blob;
+        if let Err(failure) = self.writes.add(request) {
+            self.effects.push(Effect::WriteDone { ticket, result: Err(failure) });
+            return;
+        }
+        if let Some(reference) = blob {
+            if self.offers.begin(reference, self.me(), self.now.ticks) {
+                self.send_to_members(|_| true, &PeerMessage::BlobOffer { digest: reference.digest, size: reference.size });
+            }
+            if let Some(held) = self.offers.enough(&reference.digest, self.majority()) {
+                self.writes.blob_held(&held);
+            }
+        }
+    }
+
+    fn repeat_offers(&mut self) {
+        let due = self.offers.due(self.now.ticks, |reference| self.writes.wants_blob(reference));
+        for (reference, holders) in due {
+            let message = PeerMessage::BlobOffer { digest: reference.digest, size: reference.size };
+            self.send_to_members(|id| !holders.contains(&id), &message);
+        }
+    }
+
+    fn answer_offer(&mut self, from: ReplicaId, reference: BlobReference, result: Result<(), String>) {
+        let digest = reference.digest;
+        let message = match result {
+            Ok(()) => PeerMessage::BlobHeld { digest },
+            Err(reason) => PeerMessage::BlobRefused { digest, reason },
+        };
+        self.effects.push(Effect::Send { to: from, message });
+    }
+
+    /// Hands waiting writes to the leader, if there is one.
+    fn route_writes(&mut self) -> Result<(), StorageError> {
+        let Some(leader) = self.led_by.0 else { return Ok(()) };
+        if !self.writes.has_routable() {
+            return Ok(());
+        }
+        for (ticket, command) in self.writes.take_routable(self.now.ticks) {
+            if leader == self.me() {
+                self.propose(Source::Client(ticket), command)?;
+            } else {
+                let message = PeerMessage::Forward { id: ticket.0, command };
+                self.effects.push(Effect::Send { to: leader, message });
+            }
+        }
+        Ok(())
+    }
+
+    fn propose(&mut self, source: Source, command: Bytes) -> Result<(), StorageError> {
+        self.next_proposal += 1;
+        let id = ProposalId(self.next_proposal);
+        self.proposals.insert(id, source);
+        let seed = self.start.settings.seed ^ self.next_proposal.rotate_left(32);
+        self.step(Input::Propose(Proposal { id, command, seed }))
+    }
+
+    fn propose_for_peer(&mut self, from: ReplicaId, id: u64, command: Bytes) -> Result<(), StorageError> {
+        if self.proposals.len() >= FORWARDED_MAX {
+            let message = PeerMessage::ForwardReply { id, result: ForwardResult::Overloaded };
+            self.effects.push(Effect::Send { to: from, message });
+            return Ok(());
+        }
+        if self.unavailable().is_some() {
+            let message = PeerMessage::ForwardReply { id, result: ForwardResult::NotLeader { leader: None } };
+            self.effects.push(Effect::Send { to: from, message });
+            return Ok(());
+        }
+        self.propose(Source::Peer(from, id), command)
+    }
+
+    fn handle_reply(&mut self, reply: Reply) {
+        let (id, result) = match reply {
+            Reply::Proposed { id, slot, .. } => (id, ForwardResult::Proposed { slot }),
+            Reply::NotLeader { id, leader } => (id, ForwardResult::NotLeader { leader }),
+            Reply::Overloaded { id } => (id, ForwardResult::Overloaded),
+            Reply::ReadFailed { id } => return self.reads.fail(id),
+            Reply::TransferEnded { .. } => return,
+        };
+        match self.proposals.remove(&id) {
+            Some(Source::Client(ticket)) => self.handle_forward_reply(ticket, result),
+            Some(Source::Peer(to, id)) => {
+                self.effects.push(Effect::Send { to, message: PeerMessage::ForwardReply { id, result } });
+            }
+            None => {}
+        }
+    }
+
+    fn handle_forward_reply(&mut self, ticket: Ticket, result: ForwardResult) {
+        match result {
+            ForwardResult::Proposed { .. } => self.writes.proposed(ticket),
+            ForwardResult::NotLeader { .. } => self.writes.not_proposed(ticket),
+            ForwardResult::Overloaded => {
+                if let Some(failure) = self.writes.overloaded(ticket) {
+                    self.effects.push(Effect::WriteDone { ticket, result: Err(failure) });
+                }
+            }
+        }
+    }
+
+    // Reads.
+
+    fn begin_read(&mut self, request: &ReadRequest) {
+        let refused = match self.unavailable() {
+            Some(reason) => Some(reason),
+            None => (!self.reads.add(request)).then_some(Unavailable::Overloaded),
+        };
+        if let Some(reason) = refused {
+            self.effects.push(Effect::ReadDone { ticket: request.ticket, result: Err(reason) });
+        }
+    }
+
+    fn ask_reads(&mut self) -> Result<(), StorageError> {
+        if self.led_by.0.is_none() {
+            return Ok(());
+        }
+        match self.reads.ask() {
+            Some(ReadId(id)) => self.step(Input::Read(ReadId(id))),
+            None => Ok(()),
+        }
+    }
+
+    fn finish_reads(&mut self) {
+        for (ticket, index) in self.reads.take_visible(self.applied) {
+            self.effects.push(Effect::ReadDone { ticket, result: Ok(index) });
+        }
+    }
+
+    fn expire(&mut self) {
+        for (ticket, failure) in self.writes.take_expired(self.now.ticks) {
+            self.effects.push(Effect::WriteDone { ticket, result: Err(failure) });
+        }
+        for ticket in self.reads.take_expired(self.now.ticks) {
+            self.effects.push(Effect::ReadDone { ticket, result: Err(Unavailable::NoQuorum) });
+        }
+    }
+
+    // The group.
+
+    /// Notices another leader, or another ballot of the same one: what was handed to the old one may be lost.
+    fn notice_leader(&mut self) {
+        let Stage::Running(replica) = &self.stage else { return };
+        let led_by = (replica.leader(), replica.promised());
+        if led_by.0 == Some(self.me()) {
+            self.leader_heard_at = Some(self.now.ticks);
+        }
+        if led_by != self.led_by {
+            if led_by.0.is_some() {
+                self.writes.leader_changed();
+            }
+            if led_by.0 != self.led_by.0 {
+                tracing::info!(leader = ?led_by.0.map(|id| id.0), ballot = %led_by.1, "leadership changed");
+            }
+            self.led_by = led_by;
+        }
+    }
+
+    fn gossip(&mut self) {
+        if let Stage::Running(_) = &self.stage {
+            let message = PeerMessage::Gossip { applied: self.applied, fingerprints: self.fingerprints.tell() };
+            self.send_to_members(|_| true, &message);
+        }
+    }
+
+    fn handle_gossip(&mut self, from: ReplicaId, applied: Slot, told: &[(d3b::DatabaseId, Slot, [u8; 16])]) {
+        self.applied_by.insert(from, applied);
+        for divergence in self.fingerprints.compare(from, told) {
+            tracing::error!(
+                peer = %from,
+                database = %divergence.database,
+                slot = %divergence.slot,
+                "this replica's data differs from a peer's: run d3bctl cluster status on every replica"
+            );
+        }
+    }
+
+    fn send_to_members(&mut self, to: impl Fn(ReplicaId) -> bool, message: &PeerMessage) {
+        let Stage::Running(replica) = &self.stage else { return };
+        for id in replica.configuration().members.keys() {
+            if *id != self.start.settings.id && to(*id) {
+                self.effects.push(Effect::Send { to: *id, message: message.clone() });
+            }
+        }
+    }
+
+    fn majority(&self) -> usize {
+        match &self.stage {
+            Stage::Running(replica) => replica.configuration().majority(),
+            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) => usize::MAX,
+        }
+    }
+
+    /// Why this replica takes no requests at all.
+    fn unavailable(&self) -> Option<Unavailable> {
+        match &self.stage {
+            Stage::Running(_) => None,
+            Stage::Forming(formation) => Some(Unavailable::Forming { missing: missing(formation) }),
+            Stage::Adopting => Some(Unavailable::Forming { missing: Vec::new() }),
+            Stage::Outcast(reason) => Some(Unavailable::Outcast { reason: reason.clone() }),
+        }
+    }
+
+    /// What people may want to know.
+    #[must_use]
+    pub fn status(&self) -> DriverStatus {
+        let mut status = DriverStatus {
+            phase: Phase::Forming { missing: Vec::new() },
+            cluster: None,
+            epoch: Epoch(0),
+            leader: None,
+            ballot: self.start.promised,
+            commit: self.applied,
+            applied: self.applied,
+            last: self.start.last,
+            base: self.start.base,
+            leader_heard_at: self.leader_heard_at,
+            members: Vec::new(),
+            divergences: self.fingerprints.divergences(),
+        };
+        match &self.stage {
+            Stage::Running(replica) => self.running_status(replica, &mut status),
+            Stage::Forming(formation) => {
+                status.phase = Phase::Forming { missing: missing(formation) };
+                let members = self.start.replicas.iter().map(|(id, peer)| self.member(*id, peer));
+                status.members = members.collect();
+            }
+            Stage::Adopting => {}
+            Stage::Outcast(reason) => status.phase = Phase::Outcast { reason: reason.clone() },
+        }
+        status
+    }
+
+    fn running_status(&self, replica: &Replica<S>, status: &mut DriverStatus) {
+        let core = replica.status();
+        status.phase = match core.role {
+            d3b_paxos::Role::Follower => Phase::Follower,
+            d3b_paxos::Role::PreCandidate | d3b_paxos::Role::Candidate => Phase::Candidate,
+            d3b_paxos::Role::Leader => Phase::Leader,
+        };
+        let configuration = replica.configuration();
+        status.cluster = Some(configuration.cluster);
+        status.epoch = configuration.epoch;
+        status.leader = core.leader;
+        status.ballot = core.promised;
+        status.commit = core.commit;
+        status.last = core.last;
+        status.base = core.base;
+        status.members = configuration.members.iter().map(|(id, member)| self.member(*id, &member.peer)).collect();
+    }
+
+    fn member(&self, id: ReplicaId, peer: &str) -> MemberStatus {
+        // A follower hears little of other followers but their gossip.
+        let recently = self.now.ticks.0.saturating_sub(3 * GOSSIP_INTERVAL.0);
+        let reachable = self.heard_at.get(&id).is_some_and(|heard| heard.0 >= recently);
+        MemberStatus { id, peer: peer.to_owned(), applied: self.applied_by.get(&id).copied(), reachable }
+    }
+}
+
+fn missing(formation: &Formation) -> Vec<ReplicaId> {
+    match formation.state() {
+        FormationState::Waiting { missing } => missing.into_iter().collect(),
+        FormationState::Formed(_) | FormationState::Outcast { .. } => Vec::new(),
+    }
+}
+
+fn outcast_reason(me: ReplicaId, known: Option<DiskId>) -> String {
+    match known {
+        Some(_) => format!("the cluster knows replica {me} with another disk than this one, so this one never votes"),
+        None => format!("replica {me} is not a member of the cluster that this directory belongs to"),
+    }
+}

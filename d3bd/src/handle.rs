@@ -1,0 +1,773 @@
+//! What the HTTP routes and the schema service see of the daemon: requests in the vocabulary of the `d3b` crate, and
+//! nothing of ballots, SQLite or sockets.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use d3b::api::{
+    ClusterInfo, DatabaseInfo, DatabaseList, LogEntry, LogPage, MediaInfo, MediaList, ReplicaInfo, RequestOutcome,
+    Schema, Version,
+};
+use d3b::operation::KeyedOperation;
+use d3b::{
+    Answer, BlobReference, Code, DatabaseName, Digest, FileId, IdempotencyKey, Operation, Outcome, Problem, Rejection,
+    ReplicaId, RowSink, Slot, Statement,
+};
+use d3b_engine::command::{Command, Origin};
+use d3b_engine::reader::{Kind, Readers};
+use d3b_paxos::types::Ticks;
+use futures_util::Stream;
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use crate::driver::{DriverStatus, Event, Phase, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest};
+use crate::log::LogReader;
+use crate::media::{BlobStore, BlobWriter, Fetcher};
+use crate::peer::Peers;
+
+/// How many reads may run in SQLite at once; later ones wait for their turn until their deadline.
+const CONCURRENT_READS_MAX: usize = 64;
+/// Bytes of an upload that are hashed and written in one go.
+const UPLOAD_PIECE: usize = 1 << 20;
+
+/// How fresh a read must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Sees every write that was acknowledged anywhere before the read began.
+    Linearizable,
+    /// What this replica has, unless the leader has not been heard from for longer than the bound.
+    Stale {
+        /// The bound; `None` takes any age.
+        max_staleness: Option<Duration>,
+    },
+    /// Sees everything up to a slot.
+    AtLeast(Slot),
+}
+
+/// How to read.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadOptions {
+    /// How fresh.
+    pub level: Level,
+    /// When the client gives up.
+    pub deadline: Instant,
+    /// Bytes of values after which a result is `too-large`; `None` for streamed forms.
+    pub result_bytes_max: Option<u64>,
+}
+
+/// How to write.
+#[derive(Debug, Clone)]
+pub struct WriteOptions {
+    /// The client's idempotency key.
+    pub key: Option<IdempotencyKey>,
+    /// Digest over route, database and body: tells a repeated request from another one.
+    pub request: Digest,
+    /// When the client gives up.
+    pub deadline: Instant,
+}
+
+/// A write that has an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WriteAnswer {
+    /// What it gave.
+    pub answer: Answer,
+    /// The slot that executed it.
+    pub slot: Slot,
+    /// The key that it was executed under: the client's, or one that this replica made.
+    pub key: IdempotencyKey,
+}
+
+/// What became of a statement that may read or write.
+#[derive(Debug)]
+pub enum Executed<S> {
+    /// It was a read; its rows are in the sink.
+    Read {
+        /// The sink that was given.
+        sink: S,
+        /// Everything up to here was visible.
+        slot: Slot,
+    },
+    /// It was a write.
+    Write(WriteAnswer),
+}
+
+/// Answers of the driver on their way to the tasks that wait for them.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    writes: Mutex<HashMap<Ticket, oneshot::Sender<Result<(Slot, Outcome), WriteFailure>>>>,
+    reads: Mutex<HashMap<Ticket, oneshot::Sender<Result<Slot, Unavailable>>>>,
+}
+
+impl Waiting {
+    /// Wakes the task that waits for a write.
+    pub(crate) fn write_done(&self, ticket: Ticket, result: Result<(Slot, Outcome), WriteFailure>) {
+        let waiter = self.writes.lock().expect("no panic while held").remove(&ticket);
+        if let Some(waiter) = waiter {
+            // The client may have gone away; the outcome stands in the database all the same.
+            let _ = waiter.send(result);
+        }
+    }
+
+    /// Wakes the task that waits for a read index.
+    pub(crate) fn read_done(&self, ticket: Ticket, result: Result<Slot, Unavailable>) {
+        let waiter = self.reads.lock().expect("no panic while held").remove(&ticket);
+        if let Some(waiter) = waiter {
+            let _ = waiter.send(result);
+        }
+    }
+}
+
+/// The parts that a handle connects.
+pub(crate) struct Parts {
+    pub(crate) replica: ReplicaId,
+    pub(crate) incarnation: u64,
+    pub(crate) started: Instant,
+    pub(crate) events: SyncSender<Event>,
+    pub(crate) waiting: Arc<Waiting>,
+    pub(crate) status: watch::Receiver<Arc<DriverStatus>>,
+    pub(crate) applied: watch::Receiver<Slot>,
+    pub(crate) readers: Readers,
+    pub(crate) log: LogReader,
+    pub(crate) blobs: BlobStore,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) peers: Peers,
+    pub(crate) http_address: String,
+    pub(crate) execution: u32,
+}
+
+struct Inner {
+    parts: Parts,
+    next_ticket: AtomicU64,
+    reads: Semaphore,
+}
+
+/// A cheap, shared way to the daemon.
+#[derive(Clone)]
+pub struct Handle {
+    inner: Arc<Inner>,
+}
+
+impl Handle {
+    /// Connects the parts.
+    pub(crate) fn new(parts: Parts) -> Handle {
+        let reads = Semaphore::new(CONCURRENT_READS_MAX);
+        Handle { inner: Arc::new(Inner { parts, next_ticket: AtomicU64::new(1), reads }) }
+    }
+
+    /// Which replica answers.
+    #[must_use]
+    pub fn replica(&self) -> ReplicaId {
+        self.parts().replica
+    }
+
+    fn parts(&self) -> &Parts {
+        &self.inner.parts
+    }
+
+    fn ticket(&self) -> Ticket {
+        Ticket(self.inner.next_ticket.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// A moment of this process as the driver counts it.
+    fn ticks(&self, moment: Instant) -> Ticks {
+        let since = moment.saturating_duration_since(self.parts().started);
+        Ticks(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Runs one statement, which may be a read or a write: that is found out here.
+    ///
+    /// # Errors
+    /// What SQLite or d3b has against the statement, or why the group cannot answer.
+    pub async fn execute<S: RowSink + 'static>(
+        &self,
+        db: DatabaseName,
+        statement: Statement,
+        read: ReadOptions,
+        write: WriteOptions,
+        sink: S,
+    ) -> Result<Executed<S>, Problem> {
+        let kind = match self.classify(&db, &statement).await {
+            Ok(kind) => kind,
+            Err(rejection) => self.classify_again(&db, &statement, rejection, read, &write).await?,
+        };
+        match kind {
+            Kind::Read => {
+                let (sink, slot) = self.query(db, statement, read, sink).await?;
+                Ok(Executed::Read { sink, slot })
+            }
+            Kind::Write => {
+                let operation =
+                    Operation::Sql { db, statements: vec![statement], deferred_foreign_keys: false, media: None };
+                Ok(Executed::Write(self.write(operation, write).await?))
+            }
+        }
+    }
+
+    /// A statement that cannot be prepared here: perhaps only because this replica is behind.
+    async fn classify_again(
+        &self,
+        db: &DatabaseName,
+        statement: &Statement,
+        rejection: Rejection,
+        read: ReadOptions,
+        write: &WriteOptions,
+    ) -> Result<Kind, Problem> {
+        if read.level != Level::Linearizable || rejection.code == Code::StatementDenied {
+            return Err(about(db, rejection));
+        }
+        self.catch_up(read).await?;
+        match self.classify(db, statement).await {
+            Ok(kind) => Ok(kind),
+            // An earlier request with this key may have succeeded, or may be under way still. Only the log can tell.
+            Err(rejection) if write.key.is_some() && rejection.code == Code::SqlError => Ok(Kind::Write),
+            Err(rejection) => Err(about(db, rejection)),
+        }
+    }
+
+    async fn classify(&self, db: &DatabaseName, statement: &Statement) -> Result<Kind, Rejection> {
+        let (readers, db, sql) = (self.parts().readers.clone(), db.clone(), statement.sql.clone());
+        tokio::task::spawn_blocking(move || readers.classify(&db, &sql))
+            .await
+            .unwrap_or_else(|panic| Err(Rejection::new(Code::Internal, panic.to_string())))
+    }
+
+    /// Runs one read.
+    ///
+    /// # Errors
+    /// `method-not-allowed` for a statement that writes; else as [`Handle::execute`].
+    pub async fn read<S: RowSink + 'static>(
+        &self,
+        db: DatabaseName,
+        statement: Statement,
+        options: ReadOptions,
+        sink: S,
+    ) -> Result<(S, Slot), Problem> {
+        if let Ok(Kind::Write) = self.classify(&db, &statement).await {
+            return Err(Problem::new(Code::MethodNotAllowed, "the statement writes, and this route only reads")
+                .with_hint(format!("send it with POST /v1/db/{db}/query")));
+        }
+        self.query(db, statement, options, sink).await
+    }
+
+    async fn query<S: RowSink + 'static>(
+        &self,
+        db: DatabaseName,
+        statement: Statement,
+        options: ReadOptions,
+        mut sink: S,
+    ) -> Result<(S, Slot), Problem> {
+        self.on_readers(options, move |readers| {
+            let slot = readers
+                .query(&db, &statement, options.deadline, options.result_bytes_max, &mut sink)
+                .map_err(|rejection| about(&db, rejection))?;
+            Ok((sink, slot))
+        })
+        .await
+    }
+
+    /// Brings this replica up to date as the options ask, then runs `work` on a thread that may block.
+    async fn on_readers<T: Send + 'static>(
+        &self,
+        options: ReadOptions,
+        work: impl FnOnce(&Readers) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.catch_up(options).await?;
+        let deadline = tokio::time::Instant::from_std(options.deadline);
+        let _permit = tokio::time::timeout_at(deadline, self.inner.reads.acquire())
+            .await
+            .map_err(|_| Problem::new(Code::Overloaded, "too many reads are running"))?
+            .expect("the semaphore is never closed");
+        let readers = self.parts().readers.clone();
+        tokio::task::spawn_blocking(move || work(&readers))
+            .await
+            .unwrap_or_else(|panic| Err(Problem::new(Code::Internal, panic.to_string())))
+    }
+
+    /// Waits until a read with these options may look at the local databases.
+    async fn catch_up(&self, options: ReadOptions) -> Result<(), Problem> {
+        match options.level {
+            Level::Linearizable => self.read_index(options.deadline).await.map(|_| ()),
+            Level::Stale { max_staleness: None } => Ok(()),
+            Level::Stale { max_staleness: Some(bound) } => self.check_staleness(bound),
+            Level::AtLeast(slot) => self.wait_applied(slot, options.deadline).await,
+        }
+    }
+
+    fn check_staleness(&self, bound: Duration) -> Result<(), Problem> {
+        let status = Arc::clone(&self.parts().status.borrow());
+        let now = self.ticks(Instant::now());
+        let age = status.leader_heard_at.map(|heard| Duration::from_millis(now.0.saturating_sub(heard.0)));
+        match age {
+            Some(age) if age <= bound => Ok(()),
+            Some(age) => {
+                let detail = format!("the leader was last heard {} ms ago, the bound is {} ms", age.as_millis(), bound.as_millis());
+                Err(Problem::new(Code::NotReady, detail))
+            }
+            None => Err(Problem::new(Code::NotReady, "no leader has been heard from yet")),
+        }
+    }
+
+    /// Waits until this replica has applied a slot.
+    async fn wait_applied(&self, slot: Slot, deadline: Instant) -> Result<(), Problem> {
+        let mut applied = self.parts().applied.clone();
+        let reached = applied.wait_for(|applied| *applied >= slot);
+        match tokio::time::timeout_at(tokio::time::Instant::from_std(deadline), reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => {
+                let applied = *self.parts().applied.borrow();
+                let detail = format!("slot {slot} is not applied here yet; this replica is at slot {applied}");
+                Err(Problem::new(Code::NotReady, detail).with_hint("try again, or ask another replica"))
+            }
+        }
+    }
+
+    /// Asks the group for a read index and waits until this replica has applied it.
+    ///
+    /// # Errors
+    /// `no-quorum`, `not-ready` or `overloaded`.
+    pub async fn read_index(&self, deadline: Instant) -> Result<Slot, Problem> {
+        let ticket = self.ticket();
+        let (sender, receiver) = oneshot::channel();
+        self.parts().waiting.reads.lock().expect("no panic while held").insert(ticket, sender);
+        let request = ReadRequest { ticket, deadline: self.ticks(deadline) };
+        if let Err(problem) = self.send(Event::Read(request)) {
+            self.parts().waiting.reads.lock().expect("no panic while held").remove(&ticket);
+            return Err(problem);
+        }
+        match receiver.await {
+            Ok(result) => result.map_err(unavailable),
+            Err(_) => Err(stopping()),
+        }
+    }
+
+    fn send(&self, event: Event) -> Result<(), Problem> {
+        self.parts().events.try_send(event).map_err(|error| match error {
+            TrySendError::Full(_) => Problem::new(Code::Overloaded, "the queue of requests is full"),
+            TrySendError::Disconnected(_) => stopping(),
+        })
+    }
+
+    /// Replicates an operation and waits for its outcome. The bytes of its blob, if it has one, must be in this
+    /// replica's store; a majority holds them before the operation is proposed.
+    ///
+    /// # Errors
+    /// The replicated refusal, or why there is no outcome; `outcome-unknown` carries the key to ask with.
+    pub async fn write(&self, operation: Operation, options: WriteOptions) -> Result<WriteAnswer, Problem> {
+        let db = operation.database();
+        let retry = options.key.is_some();
+        let key = options.key.unwrap_or_else(fresh_key);
+        let blob = operation.blob();
+        let ticket = self.ticket();
+        let parts = self.parts();
+        let origin = Origin { replica: parts.replica, incarnation: parts.incarnation, sequence: ticket.0 };
+        let keyed = KeyedOperation { key: key.clone(), request: options.request, operation };
+        let command = Bytes::from(d3b_engine::command::encode(&Command { origin, keyed }));
+        let (sender, receiver) = oneshot::channel();
+        parts.waiting.writes.lock().expect("no panic while held").insert(ticket, sender);
+        let request = WriteRequest { ticket, command, blob, retry, deadline: self.ticks(options.deadline) };
+        if let Err(problem) = self.send(Event::Write(request)) {
+            parts.waiting.writes.lock().expect("no panic while held").remove(&ticket);
+            return Err(problem);
+        }
+        match receiver.await {
+            Ok(Ok((slot, Ok(answer)))) => Ok(WriteAnswer { answer, slot, key }),
+            Ok(Ok((_, Err(rejection)))) => Err(about(&db, rejection)),
+            Ok(Err(failure)) => Err(write_failure(failure, &db, &key)),
+            // The process is stopping with the write under way.
+            Err(_) => Err(write_failure(WriteFailure::OutcomeUnknown, &db, &key)),
+        }
+    }
+
+    /// Lists the databases.
+    ///
+    /// # Errors
+    /// Why the group cannot answer.
+    pub async fn databases(&self, options: ReadOptions) -> Result<DatabaseList, Problem> {
+        self.on_readers(options, |readers| Ok(DatabaseList { databases: readers.databases()? })).await
+    }
+
+    /// Tells of one database.
+    ///
+    /// # Errors
+    /// `db-not-found`, or why the group cannot answer.
+    pub async fn database(&self, db: DatabaseName, options: ReadOptions) -> Result<DatabaseInfo, Problem> {
+        self.on_readers(options, move |readers| readers.database(&db).map_err(|rejection| about(&db, rejection))).await
+    }
+
+    /// Tells a database's schema.
+    ///
+    /// # Errors
+    /// `db-not-found`, or why the group cannot answer.
+    pub async fn schema(&self, db: DatabaseName, options: ReadOptions) -> Result<Schema, Problem> {
+        self.on_readers(options, move |readers| readers.schema(&db).map_err(|rejection| about(&db, rejection))).await
+    }
+
+    /// Lists media files in order of their ids, from after `after` on.
+    ///
+    /// # Errors
+    /// `db-not-found`, or why the group cannot answer.
+    pub async fn media_list(
+        &self,
+        db: DatabaseName,
+        after: Option<String>,
+        limit: u32,
+        options: ReadOptions,
+    ) -> Result<MediaList, Problem> {
+        self.on_readers(options, move |readers| {
+            readers.media_list(&db, after.as_deref(), limit).map_err(|rejection| about(&db, rejection))
+        })
+        .await
+    }
+
+    /// Tells of one media file.
+    ///
+    /// # Errors
+    /// `media-not-found`, `db-not-found`, or why the group cannot answer.
+    pub async fn media_info(
+        &self,
+        db: DatabaseName,
+        file_id: FileId,
+        options: ReadOptions,
+    ) -> Result<MediaFile, Problem> {
+        self.on_readers(options, move |readers| {
+            let row = readers.media(&db, &file_id).map_err(|rejection| about(&db, rejection))?;
+            let Some((info, digest)) = row else {
+                let detail = format!("the database {db} has no media file {:?}", file_id.as_str());
+                return Err(Problem::new(Code::MediaNotFound, detail).with_db(db.as_str()));
+            };
+            Ok(MediaFile { info, digest })
+        })
+        .await
+    }
+
+    /// Tells what came of an idempotency key.
+    ///
+    /// # Errors
+    /// `not-found` for a key that was not executed (yet) or is no longer kept.
+    pub async fn request_outcome(
+        &self,
+        db: DatabaseName,
+        key: IdempotencyKey,
+        options: ReadOptions,
+    ) -> Result<RequestOutcome, Problem> {
+        self.on_readers(options, move |readers| {
+            let stored = readers.request(&db, &key).map_err(|rejection| about(&db, rejection))?;
+            let Some(stored) = stored else {
+                return Err(Problem::new(Code::NotFound, "no request with this key was executed here")
+                    .with_hint("it may be under way still, or its key was dropped after 24 hours")
+                    .with_db(db.as_str()));
+            };
+            let (outcome, answer) = match stored.outcome {
+                Ok(answer) => ("ok".to_owned(), crate::http::answer_json(&answer, stored.slot)),
+                Err(rejection) => (rejection.code.to_string(), Problem::from(rejection).to_json()),
+            };
+            let time = crate::time::rfc3339(stored.time_ms);
+            Ok(RequestOutcome { key: key.as_str().to_owned(), slot: stored.slot.0, time, outcome, answer })
+        })
+        .await
+    }
+
+    /// Begins to take in a file's bytes.
+    ///
+    /// # Errors
+    /// `disk-full` or `internal`.
+    pub async fn begin_blob(&self, size_max: u64) -> Result<BlobUpload, Problem> {
+        let blobs = self.parts().blobs.clone();
+        let writer = blocking(move || blobs.writer(size_max)).await?.map_err(io_problem)?;
+        Ok(BlobUpload { state: UploadState::Idle(writer), piece: BytesMut::new() })
+    }
+
+    /// The path of a blob that is on this replica's disk.
+    pub(crate) fn blob_path(&self, reference: &BlobReference) -> Option<std::path::PathBuf> {
+        self.parts().blobs.path(&reference.digest)
+    }
+
+    /// Finds a media file for a plain GET: by this replica's own state, however old.
+    ///
+    /// # Errors
+    /// `media-not-found` or `db-not-found`, as far as this replica knows.
+    pub async fn open_media(&self, db: DatabaseName, file_id: FileId) -> Result<MediaFile, Problem> {
+        let options = ReadOptions {
+            level: Level::Stale { max_staleness: None },
+            deadline: Instant::now() + Duration::from_secs(10),
+            result_bytes_max: None,
+        };
+        self.media_info(db, file_id, options).await
+    }
+
+    /// The bytes of a media file, from the local disk, or streamed through from a peer that has them.
+    ///
+    /// # Errors
+    /// `not-ready` when neither this replica nor any peer in reach has the bytes.
+    pub async fn media_bytes(
+        &self,
+        media: &MediaFile,
+        offset: u64,
+        length: u64,
+    ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>, Problem> {
+        use futures_util::future::Either;
+        let parts = self.parts();
+        let (blobs, digest) = (parts.blobs.clone(), media.digest);
+        let local = blocking(move || blobs.open_file(&digest)).await?;
+        match local {
+            Ok(file) => Ok(Either::Left(crate::media::file_stream(file, offset, length))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let remote = parts.fetcher.open_remote(media.digest, offset, length, &self.other_replicas()).await;
+                remote.map(Either::Right).map_err(|error| {
+                    Problem::new(Code::NotReady, format!("the file's bytes are on no replica in reach: {error}"))
+                })
+            }
+            Err(error) => Err(io_problem(error)),
+        }
+    }
+
+    fn other_replicas(&self) -> Vec<ReplicaId> {
+        let status = self.parts().status.borrow();
+        status.members.iter().map(|member| member.id).filter(|id| *id != self.replica()).collect()
+    }
+
+    /// A consistent copy of a database, without d3b's own tables.
+    ///
+    /// # Errors
+    /// `db-not-found`, `disk-full`, or why the group cannot answer.
+    pub async fn export(&self, db: DatabaseName, options: ReadOptions) -> Result<ExportedFile, Problem> {
+        let directory = self.parts().blobs.temporary_directory().to_owned();
+        self.on_readers(options, move |readers| {
+            let copy = tempfile::Builder::new().prefix("export-").tempfile_in(directory).map_err(io_problem)?;
+            let slot = readers.applied();
+            readers.export(&db, copy.path(), options.deadline).map_err(|rejection| about(&db, rejection))?;
+            // Only the open file is kept: its name goes now, its space when the download ends.
+            let file = std::fs::File::open(copy.path()).map_err(io_problem)?;
+            let size = file.metadata().map_err(io_problem)?.len();
+            Ok(ExportedFile { file, size, slot })
+        })
+        .await
+    }
+
+    /// Entries of the Paxos log in order: from `from` up, or the newest.
+    ///
+    /// # Errors
+    /// `slot-compacted` below the log's base; `internal` when the log cannot be read.
+    pub async fn log_page(
+        &self,
+        from: Option<u64>,
+        limit: u64,
+        db: Option<DatabaseName>,
+    ) -> Result<LogPage, Problem> {
+        let (log, readers, status) = self.log_parts();
+        blocking(move || crate::inspect::page(&log, &readers, &status, from.map(Slot), limit, db.as_ref())).await?
+    }
+
+    /// One entry of the Paxos log.
+    ///
+    /// # Errors
+    /// `not-found` above the end, `slot-compacted` below the base.
+    pub async fn log_entry(&self, slot: u64) -> Result<LogEntry, Problem> {
+        let (log, readers, status) = self.log_parts();
+        blocking(move || crate::inspect::entry(&log, &readers, &status, Slot(slot))).await?
+    }
+
+    fn log_parts(&self) -> (LogReader, Readers, Arc<DriverStatus>) {
+        let parts = self.parts();
+        (parts.log.clone(), parts.readers.clone(), Arc::clone(&parts.status.borrow()))
+    }
+
+    /// Tells whenever this replica has applied more.
+    #[must_use]
+    pub fn applied_watch(&self) -> watch::Receiver<Slot> {
+        self.parts().applied.clone()
+    }
+
+    /// The cluster as this replica sees it.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterInfo {
+        let parts = self.parts();
+        let status = Arc::clone(&parts.status.borrow());
+        let replicas = status.members.iter().map(|member| {
+            let me = member.id == parts.replica;
+            let applied = if me { Some(status.applied) } else { member.applied };
+            ReplicaInfo {
+                id: member.id.0,
+                http: if me { Some(parts.http_address.clone()) } else { parts.peers.http_of(member.id) },
+                peer: member.peer.clone(),
+                role: "voter".to_owned(),
+                applied: applied.map(|slot| slot.0),
+                lag: applied.map(|slot| status.commit.0.saturating_sub(slot.0)),
+                reachable: me || member.reachable,
+            }
+        });
+        ClusterInfo {
+            cluster: status.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),
+            replica: parts.replica.0,
+            leader: status.leader.map(|leader| leader.0),
+            ballot: status.ballot.to_string(),
+            epoch: status.epoch.0,
+            commit: status.commit.0,
+            applied: status.applied.0,
+            state: status.phase.name().to_owned(),
+            replicas: replicas.collect(),
+            divergent: status.divergences.iter().map(crate::inspect::divergence).collect(),
+        }
+    }
+
+    /// Whether a linearizable read would succeed now.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub async fn ready(&self) -> Result<Slot, Problem> {
+        if let Phase::Outcast { reason } = &self.parts().status.borrow().phase {
+            return Err(Problem::new(Code::NotReady, reason.clone()));
+        }
+        self.read_index(Instant::now() + Duration::from_secs(1)).await
+    }
+
+    /// What runs here.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        Version {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sqlite: d3b_engine::sqlite_version().to_owned(),
+            execution: self.parts().execution,
+        }
+    }
+}
+
+/// A media file that this replica knows of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MediaFile {
+    /// What the API tells of it.
+    pub info: MediaInfo,
+    /// The name of its bytes.
+    pub digest: Digest,
+}
+
+/// A copy of a database, on its way to a client; it has no name any more and goes when it is closed.
+#[derive(Debug)]
+pub struct ExportedFile {
+    /// The copy, at its beginning.
+    pub file: std::fs::File,
+    /// Bytes.
+    pub size: u64,
+    /// Everything up to here is in it.
+    pub slot: Slot,
+}
+
+/// A file that is being taken in. Dropped before [`BlobUpload::finish`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct BlobUpload {
+    state: UploadState,
+    piece: BytesMut,
+}
+
+/// While one piece is hashed and written on a thread that may block, the next one is received.
+#[derive(Debug)]
+enum UploadState {
+    Idle(BlobWriter),
+    Writing(tokio::task::JoinHandle<std::io::Result<BlobWriter>>),
+    Failed,
+}
+
+impl BlobUpload {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// `too-large` past the bound that was given, `disk-full`, `internal`.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Problem> {
+        self.piece.extend_from_slice(&bytes);
+        if self.piece.len() >= UPLOAD_PIECE { self.flush().await } else { Ok(()) }
+    }
+
+    async fn writer(&mut self) -> Result<BlobWriter, Problem> {
+        match std::mem::replace(&mut self.state, UploadState::Failed) {
+            UploadState::Idle(writer) => Ok(writer),
+            UploadState::Writing(task) => match task.await {
+                Ok(writer) => writer.map_err(io_problem),
+                Err(panic) => Err(Problem::new(Code::Internal, panic.to_string())),
+            },
+            UploadState::Failed => Err(Problem::new(Code::Internal, "the upload has failed before")),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Problem> {
+        let mut writer = self.writer().await?;
+        let piece = self.piece.split().freeze();
+        self.state = UploadState::Writing(tokio::task::spawn_blocking(move || {
+            writer.write(&piece)?;
+            Ok(writer)
+        }));
+        Ok(())
+    }
+
+    /// Makes the file durable and gives it its name, the digest. From here on it is kept for a grace period, and as
+    /// long as anything refers to it.
+    ///
+    /// # Errors
+    /// `disk-full`, `internal`.
+    pub async fn finish(mut self) -> Result<BlobReference, Problem> {
+        self.flush().await?;
+        let writer = self.writer().await?;
+        blocking(move || writer.finish()).await?.map_err(io_problem)
+    }
+}
+
+/// Runs work that may block on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|panic| Problem::new(Code::Internal, panic.to_string()))
+}
+
+/// A key for a request that came without one.
+fn fresh_key() -> IdempotencyKey {
+    IdempotencyKey::new(uuid::Uuid::now_v7().to_string()).expect("a UUID is printable ASCII")
+}
+
+fn about(db: &DatabaseName, rejection: Rejection) -> Problem {
+    Problem::from(rejection).with_db(db.as_str())
+}
+
+fn stopping() -> Problem {
+    Problem::new(Code::NotReady, "this replica is stopping").with_hint("ask another replica")
+}
+
+fn unavailable(unavailable: Unavailable) -> Problem {
+    let detail = unavailable.to_string();
+    match unavailable {
+        Unavailable::NoQuorum => Problem::new(Code::NoQuorum, detail)
+            .with_hint("see GET /v1/cluster for who is reachable; level=stale reads what this replica has"),
+        Unavailable::Forming { .. } => {
+            Problem::new(Code::NotReady, detail).with_hint("every replica that --replicas names must be started once")
+        }
+        Unavailable::Outcast { .. } => Problem::new(Code::NotReady, detail),
+        Unavailable::Overloaded => Problem::new(Code::Overloaded, detail),
+    }
+}
+
+fn write_failure(failure: WriteFailure, db: &DatabaseName, key: &IdempotencyKey) -> Problem {
+    let detail = failure.to_string();
+    match failure {
+        WriteFailure::Unavailable(reason) => unavailable(reason).with_db(db.as_str()),
+        WriteFailure::Overloaded => Problem::new(Code::Overloaded, detail).with_db(db.as_str()),
+        WriteFailure::BlobNotHeld => Problem::new(Code::NoQuorum, detail).with_db(db.as_str()),
+        WriteFailure::OutcomeUnknown => {
+            let mut problem = Problem::new(Code::OutcomeUnknown, detail)
+                .with_hint(format!("GET /v1/db/{db}/requests/{} tells whether it took effect", key.as_str()))
+                .with_db(db.as_str());
+            problem.idempotency_key = Some(key.as_str().to_owned());
+            problem
+        }
+    }
+}
+
+/// An I/O error of a file of ours, as a client sees it.
+pub(crate) fn io_problem(error: std::io::Error) -> Problem {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            Problem::new(Code::DiskFull, "this replica's disk is full").with_hint("free space, or ask another replica")
+        }
+        std::io::ErrorKind::FileTooLarge => Problem::new(Code::TooLarge, error.to_string()),
+        _ => Problem::new(Code::Internal, error.to_string()),
+    }
+}

@@ -1,0 +1,249 @@
+//! The Paxos log as people read it.
+
+use std::fmt::Write as _;
+
+use d3b::api::{LogEntry, LogPage};
+use d3b::{CatalogueChange, Code, DatabaseName, InsertMode, MediaChange, Operation, Problem, Slot, Statement};
+use d3b_engine::command::{self, Command};
+use d3b_engine::reader::Readers;
+use d3b_paxos::Storage;
+use d3b_paxos::types::{Payload, Record};
+
+use crate::driver::{self, DriverStatus};
+use crate::log::LogReader;
+use crate::time::rfc3339;
+
+/// How many records are read from the log at once.
+const READ_BYTES: usize = 4 << 20;
+/// How many records a filtered listing looks at before it gives back what it has.
+const SCANNED_MAX: u64 = 100_000;
+
+/// Entries in order of slots: from `from` up, or the newest `limit`.
+///
+/// # Errors
+/// `slot-compacted` below the log's base; `internal` when the log cannot be read.
+pub fn page(
+    log: &LogReader,
+    readers: &Readers,
+    status: &DriverStatus,
+    from: Option<Slot>,
+    limit: u64,
+    db: Option<&DatabaseName>,
+) -> Result<LogPage, Problem> {
+    let mut page = LogPage { entries: Vec::new(), base: status.base.0, commit: status.commit.0 };
+    if let Some(from) = from
+        && from < status.base
+    {
+        return Err(compacted(from, status));
+    }
+    let last = log.last();
+    match (from, db) {
+        (None, Some(_)) => newest_of_database(log, readers, status, limit, db, &mut page)?,
+        (from, db) => {
+            let newest = Slot((last.0 + 1).saturating_sub(limit)).max(status.base);
+            let mut next = from.unwrap_or(newest);
+            let end = Slot(next.0.saturating_add(SCANNED_MAX)).min(last);
+            while next <= end && (page.entries.len() as u64) < limit {
+                let records = read(log, next, end)?;
+                let Some(read_to) = records.last().map(|record| record.slot) else { break };
+                let entries = records.iter().map(|record| describe(record, readers, status));
+                let wanted = entries.filter(|entry| concerns(entry, db));
+                page.entries.extend(wanted.take(usize::try_from(limit).unwrap_or(usize::MAX) - page.entries.len()));
+                next = read_to.next();
+            }
+        }
+    }
+    Ok(page)
+}
+
+/// The newest entries of one database: found by walking back in windows.
+fn newest_of_database(
+    log: &LogReader,
+    readers: &Readers,
+    status: &DriverStatus,
+    limit: u64,
+    db: Option<&DatabaseName>,
+    page: &mut LogPage,
+) -> Result<(), Problem> {
+    const WINDOW: u64 = 1_000;
+    let last = log.last();
+    let oldest = Slot(last.0.saturating_sub(SCANNED_MAX)).max(status.base);
+    let mut end = last;
+    let mut found: Vec<LogEntry> = Vec::new();
+    while end >= oldest && end > Slot::ZERO && (found.len() as u64) < limit {
+        let start = Slot((end.0 + 1).saturating_sub(WINDOW)).max(oldest);
+        let mut window = Vec::new();
+        let mut next = start;
+        while next <= end {
+            let records = read(log, next, end)?;
+            let Some(read_to) = records.last().map(|record| record.slot) else { break };
+            let entries = records.iter().map(|record| describe(record, readers, status));
+            window.extend(entries.filter(|entry| concerns(entry, db)));
+            next = read_to.next();
+        }
+        found.extend(window.into_iter().rev());
+        end = start.previous();
+    }
+    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    found.reverse();
+    page.entries = found;
+    Ok(())
+}
+
+fn concerns(entry: &LogEntry, db: Option<&DatabaseName>) -> bool {
+    db.is_none_or(|db| entry.db.as_deref() == Some(db.as_str()))
+}
+
+fn read(log: &LogReader, from: Slot, upto: Slot) -> Result<Vec<Record>, Problem> {
+    log.read(from, upto, READ_BYTES).map_err(|error| Problem::new(Code::Internal, error.to_string()))
+}
+
+/// One entry.
+///
+/// # Errors
+/// `not-found` above the end, `slot-compacted` below the base.
+pub fn entry(log: &LogReader, readers: &Readers, status: &DriverStatus, slot: Slot) -> Result<LogEntry, Problem> {
+    if slot < status.base {
+        return Err(compacted(slot, status));
+    }
+    match read(log, slot, slot)?.first() {
+        Some(record) => Ok(describe(record, readers, status)),
+        None => {
+            let detail = format!("the log has no slot {slot} yet; its last one is {}", log.last());
+            Err(Problem::new(Code::NotFound, detail))
+        }
+    }
+}
+
+fn compacted(slot: Slot, status: &DriverStatus) -> Problem {
+    if slot == Slot::ZERO {
+        return Problem::new(Code::BadRequest, "slots are counted from 1");
+    }
+    Problem::new(Code::SlotCompacted, format!("slot {slot} was cut; the log begins at slot {}", status.base))
+}
+
+/// A record in words, with what came of it as far as this replica has applied.
+#[must_use]
+pub fn describe(record: &Record, readers: &Readers, status: &DriverStatus) -> LogEntry {
+    let mut entry = describe_record(record);
+    entry.state = state(record.slot, status).to_owned();
+    if record.slot <= status.applied
+        && let Payload::Command(bytes) = &record.entry.payload
+        && let Ok(command) = command::decode(bytes)
+        && let Ok(Some((code, fingerprint))) = readers.outcome_at(&command.keyed.operation.database(), record.slot)
+    {
+        entry.outcome = Some(code);
+        entry.fingerprint = Some(fingerprint.to_string());
+    }
+    entry
+}
+
+fn state(slot: Slot, status: &DriverStatus) -> &'static str {
+    if slot <= status.applied {
+        "applied"
+    } else if slot <= status.commit {
+        "chosen"
+    } else {
+        "accepted"
+    }
+}
+
+/// A record in words, by itself.
+#[must_use]
+pub fn describe_record(record: &Record) -> LogEntry {
+    let mut entry = LogEntry {
+        slot: record.slot.0,
+        ballot: record.ballot.to_string(),
+        state: "accepted".to_owned(),
+        kind: "noop".to_owned(),
+        db: None,
+        sql: Vec::new(),
+        change: None,
+        time: rfc3339(record.entry.stamp.time_ms),
+        key: None,
+        outcome: None,
+        fingerprint: None,
+    };
+    if let Payload::Command(bytes) = &record.entry.payload {
+        match command::decode(bytes) {
+            Ok(command) => describe_command(&command, &mut entry),
+            Err(error) => {
+                entry.kind = "sql".to_owned();
+                entry.change = Some(format!("not readable: {error}"));
+            }
+        }
+    }
+    entry
+}
+
+fn describe_command(command: &Command, entry: &mut LogEntry) {
+    entry.key = Some(command.keyed.key.as_str().to_owned());
+    match &command.keyed.operation {
+        Operation::Sql { db, statements, media, .. } => {
+            entry.kind = "sql".to_owned();
+            entry.db = Some(db.as_str().to_owned());
+            entry.sql = texts(statements);
+            entry.change = media.as_ref().map(media_words);
+        }
+        Operation::Catalogue(change) => {
+            entry.kind = "catalogue".to_owned();
+            let (db, words) = catalogue_words(change);
+            entry.db = Some(db);
+            entry.change = Some(words);
+            if let CatalogueChange::RawUpload { statement, .. } | CatalogueChange::RawDelete { statement, .. } = change {
+                entry.sql = vec![statement.sql.clone()];
+            }
+        }
+    }
+}
+
+fn texts(statements: &[Statement]) -> Vec<String> {
+    statements.iter().map(|statement| statement.sql.clone()).collect()
+}
+
+fn media_words(change: &MediaChange) -> String {
+    match change {
+        MediaChange::Upload { file_id, blob, .. } => {
+            format!("upload media {}, {} bytes, sha256 {}", file_id, blob.size, blob.digest)
+        }
+        MediaChange::Delete { file_id } => format!("delete media {file_id}"),
+    }
+}
+
+fn catalogue_words(change: &CatalogueChange) -> (String, String) {
+    match change {
+        CatalogueChange::Upload { name, blob, mode, .. } => {
+            let mut words = match mode {
+                InsertMode::Replace => "create or replace database".to_owned(),
+                InsertMode::CreateOnly => "create database".to_owned(),
+            };
+            match blob {
+                Some(blob) => {
+                    let _ = write!(words, " from a file of {} bytes, sha256 {}", blob.size, blob.digest);
+                }
+                None => words.push_str(", empty"),
+            }
+            (name.to_string(), words)
+        }
+        CatalogueChange::Delete { name } => (name.to_string(), "drop database".to_owned()),
+        CatalogueChange::RawUpload { file_id, blob, .. } => {
+            let words = format!("create database from {file_id}, {} bytes, sha256 {}", blob.size, blob.digest);
+            (DatabaseName::CATALOGUE.to_owned(), words)
+        }
+        CatalogueChange::RawDelete { file_id, .. } => {
+            (DatabaseName::CATALOGUE.to_owned(), format!("drop the database of {file_id}"))
+        }
+    }
+}
+
+/// A difference between replicas, as the API tells it.
+#[must_use]
+pub fn divergence(divergence: &driver::Divergence) -> d3b::api::Divergence {
+    d3b::api::Divergence {
+        id: divergence.database.to_string(),
+        slot: divergence.slot.0,
+        here: d3b_engine::Fingerprint(divergence.here).to_string(),
+        replica: divergence.replica.0,
+        there: d3b_engine::Fingerprint(divergence.there).to_string(),
+    }
+}

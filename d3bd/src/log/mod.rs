@@ -1,0 +1,184 @@
+//! The durable Paxos log of a replica, and whose directory it is.
+//!
+//! `DATA/log.sqlite3` is a SQLite database in WAL mode with `synchronous=FULL`: storage whose crash behaviour is
+//! tested better than ours could be, and that anyone can look into. One thread writes it, one transaction for each
+//! batch that the core hands out; what arrives meanwhile is the core's next batch. Another thread moves the WAL into
+//! the database, off the commit path.
+//!
+//! What was written is proved by a [`Durable`], which only this module makes, and which sending a message that depends
+//! on the write requires.
+
+mod directory;
+mod reader;
+mod store;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use d3b::{DiskId, ReplicaId, Slot};
+use d3b_paxos::types::{Ballot, Configuration, PersistId};
+
+pub use reader::LogReader;
+pub use writer::Log;
+
+use directory::Directory;
+use reader::Cache;
+use store::Store;
+
+/// Proof that a batch, and everything before it, is on disk.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Durable {
+    id: PersistId,
+}
+
+impl Durable {
+    /// Which batch.
+    #[must_use]
+    pub fn id(&self) -> PersistId {
+        self.id
+    }
+}
+
+/// Called on the writer's thread after each batch, in order; after an error it is not called again.
+pub type OnDurable = Box<dyn Fn(Result<Durable, LogError>) + Send>;
+
+/// A log that was opened, and what it says of this replica.
+#[derive(Debug)]
+pub struct Opened {
+    /// For writing.
+    pub log: Log,
+    /// For reading.
+    pub reader: LogReader,
+    /// Made when the directory was formatted.
+    pub disk: DiskId,
+    /// The cluster's members; `None` before it is formed.
+    pub configuration: Option<Configuration>,
+    /// The highest ballot that was promised.
+    pub promised: Ballot,
+    /// The first slot that the log holds, or will hold.
+    pub base: Slot,
+    /// The last slot that it holds; 0 where it is empty.
+    pub last: Slot,
+}
+
+/// Why the log cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogError {
+    /// Another process has it.
+    #[error("the data directory {} is in use by {holder} (hint: one directory serves one replica; stop that process first)", path.display())]
+    Locked {
+        /// The data directory.
+        path: PathBuf,
+        /// "process 17", or "another process".
+        holder: String,
+    },
+    /// It is another replica's.
+    #[error("the data directory {} belongs to replica {found}, and this is replica {wanted} (hint: check --id and --data-dir)", path.display())]
+    ForeignReplica {
+        /// The data directory.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Who came.
+        wanted: ReplicaId,
+    },
+    /// It was written by another version of d3b.
+    #[error("the data directory {} has format version {found}, and this build knows version {known} (hint: use the version of d3bd that wrote it, or a newer one)", path.display())]
+    UnknownVersion {
+        /// The data directory.
+        path: PathBuf,
+        /// Its version.
+        found: String,
+        /// The only one that this build reads.
+        known: u32,
+    },
+    /// It holds something that d3bd did not make.
+    #[error("the data directory {} is not empty and holds no d3b log, but {entry:?} (hint: name an empty or new directory)", path.display())]
+    NotOurs {
+        /// The data directory.
+        path: PathBuf,
+        /// Something in it.
+        entry: String,
+    },
+    /// There is no log to read.
+    #[error("there is no d3b log in {} (hint: name the directory that a replica was started with)", path.display())]
+    Missing {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// What is on disk is not what was written.
+    #[error("the log is damaged {place}: {problem} (hint: this replica must not vote with it; replace the replica)")]
+    Damaged {
+        /// Where: "at slot 7".
+        place: String,
+        /// How it shows.
+        problem: String,
+    },
+    /// SQLite could not read or write it.
+    #[error("the log failed while {doing}: {message}")]
+    Sqlite {
+        /// What was tried.
+        doing: &'static str,
+        /// SQLite's words.
+        message: String,
+    },
+    /// The file system refused.
+    #[error("the data directory {} failed while {doing}: {message}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// The system's words.
+        message: String,
+    },
+    /// An earlier write failed; nothing is written any more.
+    #[error("the log was closed after a failed write")]
+    Poisoned,
+}
+
+/// Opens the log in a data directory, which is formatted for this replica if it is empty.
+///
+/// # Errors
+/// It is locked, another's, of another version, foreign, damaged, or unreadable; nothing in it was changed then.
+pub fn open(
+    directory: &Path,
+    replica: ReplicaId,
+    fresh_disk: DiskId,
+    on_durable: OnDurable,
+) -> Result<Opened, LogError> {
+    let held = Directory::open(directory)?;
+    let (store, identity) = Store::open(directory, replica, fresh_disk, held.is_fresh())?;
+    let last = store.last()?;
+    let base = store.base()?;
+    let cache = Arc::new(Cache::new(last));
+    let reader = LogReader::new(directory, Arc::clone(&cache))?;
+    let log = Log::start(store, held, cache, on_durable)?;
+    Ok(Opened {
+        log,
+        reader,
+        disk: identity.disk,
+        configuration: identity.configuration,
+        promised: identity.promised,
+        base,
+        last,
+    })
+}
+
+/// Opens the log of a data directory for reading only, whether or not its replica runs.
+///
+/// # Errors
+/// There is none, it is of another version, or it cannot be read.
+pub fn open_offline(directory: &Path) -> Result<LogReader, LogError> {
+    let last = store::last_offline(directory)?;
+    LogReader::new(directory, Arc::new(Cache::new(last)))
+}
+
+/// A SQLite error while doing something.
+fn sqlite(doing: &'static str) -> impl FnOnce(rusqlite::Error) -> LogError {
+    move |error| LogError::Sqlite { doing, message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

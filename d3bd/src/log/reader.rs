@@ -1,0 +1,157 @@
+//! Reading what is durable: the newest records from memory, older ones from the file.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use d3b::{DiskId, Slot};
+use d3b_paxos::types::Record;
+use d3b_paxos::{Storage, StorageError};
+use rusqlite::Connection;
+
+use super::{LogError, store};
+
+/// How many bytes of the newest records are kept in memory.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// The newest durable records, shared by the writer and all readers.
+#[derive(Debug)]
+pub(super) struct Cache {
+    newest: Mutex<Newest>,
+}
+
+/// A run of records without gaps that ends with the log.
+#[derive(Debug)]
+struct Newest {
+    records: VecDeque<Record>,
+    bytes: usize,
+    /// The last slot that is durable.
+    last: Slot,
+}
+
+impl Cache {
+    pub(super) fn new(last: Slot) -> Cache {
+        Cache { newest: Mutex::new(Newest { records: VecDeque::new(), bytes: 0, last }) }
+    }
+
+    fn last(&self) -> Slot {
+        self.newest.lock().expect("no panic while held").last
+    }
+
+    /// Takes over what is durable now.
+    pub(super) fn add(&self, records: Vec<Record>) {
+        let mut newest = self.newest.lock().expect("no panic while held");
+        for record in records {
+            newest.add(record);
+        }
+    }
+
+    /// The records from `from` up, if the first of them is here; `None` if they must be read from the file.
+    fn read(&self, from: Slot, upto: Slot, bytes_max: usize) -> Option<Vec<Record>> {
+        let newest = self.newest.lock().expect("no panic while held");
+        if from > newest.last {
+            return Some(Vec::new());
+        }
+        let first = newest.records.front()?.slot;
+        let skipped = usize::try_from(from.0.checked_sub(first.0)?).ok()?;
+        let mut bytes = 0;
+        let mut read = Vec::new();
+        for record in newest.records.iter().skip(skipped).take_while(|record| record.slot <= upto) {
+            bytes += record.entry.size();
+            if bytes > bytes_max && !read.is_empty() {
+                break;
+            }
+            read.push(record.clone());
+        }
+        Some(read)
+    }
+}
+
+impl Newest {
+    fn add(&mut self, record: Record) {
+        self.last = self.last.max(record.slot);
+        let next = self.records.back().map(|last| last.slot.next());
+        match next {
+            // Accepted again, at a higher ballot: it takes the old one's place.
+            Some(next) if record.slot < next => {
+                let first = self.records.front().map_or(record.slot, |first| first.slot);
+                let Some(index) = record.slot.0.checked_sub(first.0) else { return };
+                if let Some(old) = usize::try_from(index).ok().and_then(|index| self.records.get_mut(index)) {
+                    self.bytes = self.bytes - old.entry.size() + record.entry.size();
+                    *old = record;
+                }
+                return;
+            }
+            Some(next) if record.slot > next => {
+                self.records.clear();
+                self.bytes = 0;
+            }
+            // What stands behind the first record of an empty cache is in the file only.
+            None if record.slot < self.last => return,
+            Some(_) | None => {}
+        }
+        self.bytes += record.entry.size();
+        self.records.push_back(record);
+        while self.bytes > CACHE_BYTES && self.records.len() > 1 {
+            if let Some(oldest) = self.records.pop_front() {
+                self.bytes -= oldest.entry.size();
+            }
+        }
+    }
+}
+
+/// Reads durable records. Clones share the memory, and each has a connection of its own once it needs one.
+pub struct LogReader {
+    directory: PathBuf,
+    cache: Arc<Cache>,
+    file: Mutex<Option<(Connection, DiskId)>>,
+}
+
+impl LogReader {
+    pub(super) fn new(directory: &Path, cache: Arc<Cache>) -> Result<LogReader, LogError> {
+        let file = store::open_reader(directory)?;
+        Ok(LogReader { directory: directory.to_owned(), cache, file: Mutex::new(Some(file)) })
+    }
+
+    /// The last slot that is durable; 0 where there is none.
+    #[must_use]
+    pub fn last(&self) -> Slot {
+        self.cache.last()
+    }
+
+    fn read_file(&self, from: Slot, upto: Slot, bytes_max: usize) -> Result<Vec<Record>, LogError> {
+        let mut file = self.file.lock().expect("no panic while held");
+        let (connection, disk) = match &mut *file {
+            Some(open) => open,
+            closed => closed.insert(store::open_reader(&self.directory)?),
+        };
+        store::read(connection, *disk, from, upto, bytes_max)
+    }
+}
+
+impl Clone for LogReader {
+    fn clone(&self) -> LogReader {
+        LogReader { directory: self.directory.clone(), cache: Arc::clone(&self.cache), file: Mutex::new(None) }
+    }
+}
+
+impl fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogReader").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl Storage for LogReader {
+    fn read(&self, from: Slot, upto: Slot, bytes_max: usize) -> Result<Vec<Record>, StorageError> {
+        if from > upto {
+            return Ok(Vec::new());
+        }
+        match self.cache.read(from, upto, bytes_max) {
+            Some(records) => Ok(records),
+            None => self
+                .read_file(from, upto, bytes_max)
+                .map_err(|error| StorageError { message: error.to_string() }),
+        }
+    }
+}

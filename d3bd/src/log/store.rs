@@ -1,0 +1,321 @@
+//! The tables of `log.sqlite3`.
+//!
+//! `meta` holds the identity: format version, replica, disk, configuration, promise. `records` holds one row a slot:
+//! the ballot at which it was accepted, the entry's bytes (a version byte, then postcard), and a checksum over all of
+//! it and the disk id, so that a row of another slot or another disk is as wrong as a flipped bit.
+
+use std::path::Path;
+
+use d3b::{DiskId, ReplicaId, Slot};
+use d3b_paxos::PersistBatch;
+use d3b_paxos::types::{Ballot, Configuration, Entry, Record};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{LogError, sqlite};
+
+/// The log's file in the data directory.
+pub(super) const FILE: &str = "log.sqlite3";
+/// What the file is called while it is made.
+pub(super) const TEMPORARY: &str = "log.sqlite3.new";
+/// The version of the directory's format.
+const VERSION: u32 = 1;
+/// The version of an entry's encoding.
+const ENTRY_VERSION: u8 = 1;
+
+/// Who writes here.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) disk: DiskId,
+    pub(super) configuration: Option<Configuration>,
+    pub(super) promised: Ballot,
+}
+
+/// The connection that writes.
+#[derive(Debug)]
+pub(super) struct Store {
+    connection: Connection,
+    disk: DiskId,
+}
+
+impl Store {
+    /// Opens the log, or makes it under another name and moves it into place, so that a log is there whole or not.
+    pub(super) fn open(
+        directory: &Path,
+        replica: ReplicaId,
+        fresh_disk: DiskId,
+        fresh: bool,
+    ) -> Result<(Store, Identity), LogError> {
+        if fresh {
+            format(directory, replica, fresh_disk)?;
+        }
+        let connection = Connection::open_with_flags(directory.join(FILE), OpenFlags::SQLITE_OPEN_READ_WRITE)
+            .map_err(sqlite("opening it"))?;
+        check_version(directory, &connection)?;
+        check_replica(directory, &connection, replica)?;
+        set_up(&connection)?;
+        let identity = read_identity(&connection)?;
+        let store = Store { connection, disk: identity.disk };
+        Ok((store, identity))
+    }
+
+    /// Where the database is.
+    pub(super) fn path(&self) -> std::path::PathBuf {
+        self.connection.path().map(Into::into).unwrap_or_default()
+    }
+
+    /// The last slot that is held; 0 where there is none.
+    pub(super) fn last(&self) -> Result<Slot, LogError> {
+        last(&self.connection)
+    }
+
+    /// The first slot that is held, or will be.
+    pub(super) fn base(&self) -> Result<Slot, LogError> {
+        let base: Option<i64> = self
+            .connection
+            .query_row("SELECT min(slot) FROM records", [], |row| row.get(0))
+            .map_err(sqlite("reading it"))?;
+        Ok(base.map_or(Slot(1), slot_from_sql))
+    }
+
+    /// Writes a batch in one transaction; when this returns, it is on disk.
+    pub(super) fn persist(&mut self, batch: &PersistBatch) -> Result<(), LogError> {
+        let transaction = self.connection.transaction().map_err(sqlite("beginning a batch"))?;
+        if let Some(promised) = batch.promised {
+            put(&transaction, "promised", &encode(&promised)).map_err(sqlite("writing a promise"))?;
+        }
+        {
+            let mut insert = transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO records(slot, round, replica, entry, checksum) VALUES(?, ?, ?, ?, ?)",
+                )
+                .map_err(sqlite("writing records"))?;
+            for record in &batch.records {
+                let entry = encode_entry(&record.entry);
+                let checksum = checksum(self.disk, record.slot, record.ballot, &entry);
+                insert
+                    .execute(params![
+                        slot_to_sql(record.slot),
+                        record.ballot.round.cast_signed(),
+                        record.ballot.replica.0,
+                        entry,
+                        checksum.cast_signed()
+                    ])
+                    .map_err(sqlite("writing records"))?;
+            }
+        }
+        transaction.commit().map_err(sqlite("committing a batch"))
+    }
+
+    /// Moves what is left of the WAL into the database, so that the next batch begins the WAL anew; false where a
+    /// reader or the other checkpointer was in the way.
+    pub(super) fn finish_checkpoint(&self) -> Result<bool, LogError> {
+        checkpoint(&self.connection)
+    }
+
+    /// Writes the configuration; when this returns, it is on disk.
+    pub(super) fn persist_configuration(&mut self, configuration: &Configuration) -> Result<(), LogError> {
+        put(&self.connection, "configuration", &encode(configuration)).map_err(sqlite("writing the configuration"))
+    }
+}
+
+/// Moves as much of the WAL into the database as nobody is using; true if that was all of it.
+pub(super) fn checkpoint(connection: &Connection) -> Result<bool, LogError> {
+    let (busy, frames, moved): (bool, i64, i64) = connection
+        .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .map_err(sqlite("moving its WAL into the database"))?;
+    Ok(!busy && frames == moved)
+}
+
+/// Makes a log for a replica, durably.
+fn format(directory: &Path, replica: ReplicaId, disk: DiskId) -> Result<(), LogError> {
+    let failed = |doing| {
+        let path = directory.to_owned();
+        move |error: std::io::Error| LogError::Io { path, doing, message: error.to_string() }
+    };
+    let temporary = directory.join(TEMPORARY);
+    for leftover in [&temporary, &directory.join(format!("{TEMPORARY}-journal"))] {
+        if leftover.exists() {
+            std::fs::remove_file(leftover).map_err(failed("removing a half-made log"))?;
+        }
+    }
+    let connection = Connection::open(&temporary).map_err(sqlite("making it"))?;
+    connection
+        .execute_batch(
+            "PRAGMA synchronous = FULL;
+             CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+             CREATE TABLE records(slot INTEGER PRIMARY KEY, round INTEGER NOT NULL, replica INTEGER NOT NULL,
+                                  entry BLOB NOT NULL, checksum INTEGER NOT NULL);",
+        )
+        .map_err(sqlite("making its tables"))?;
+    for (key, value) in [
+        ("format", VERSION.to_string().into_bytes()),
+        ("replica", replica.to_string().into_bytes()),
+        ("disk", disk.to_string().into_bytes()),
+        ("promised", encode(&Ballot::ZERO)),
+    ] {
+        put(&connection, key, &value).map_err(sqlite("writing whose it is"))?;
+    }
+    connection.close().map_err(|(_, error)| sqlite("closing it")(error))?;
+    std::fs::File::open(&temporary).and_then(|file| file.sync_all()).map_err(failed("syncing the log"))?;
+    std::fs::rename(&temporary, directory.join(FILE)).map_err(failed("moving the log into place"))?;
+    std::fs::File::open(directory).and_then(|file| file.sync_all()).map_err(failed("syncing it"))
+}
+
+/// WAL, an fsync for every commit, and checkpoints on another thread.
+fn set_up(connection: &Connection) -> Result<(), LogError> {
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(sqlite("switching it to WAL"))?;
+    if mode != "wal" {
+        return Err(LogError::Sqlite { doing: "switching it to WAL", message: format!("the journal mode is {mode}") });
+    }
+    connection
+        .execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = -4096;")
+        .map_err(sqlite("setting it up"))?;
+    connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(sqlite("setting it up"))
+}
+
+fn check_version(directory: &Path, connection: &Connection) -> Result<(), LogError> {
+    let found = get_text(connection, "format").map_err(sqlite("reading its version"))?;
+    if found.as_deref() == Some(&VERSION.to_string()) {
+        return Ok(());
+    }
+    let found = found.unwrap_or_else(|| "unknown".to_owned());
+    Err(LogError::UnknownVersion { path: directory.to_owned(), found, known: VERSION })
+}
+
+fn check_replica(directory: &Path, connection: &Connection, wanted: ReplicaId) -> Result<(), LogError> {
+    let found = get_text(connection, "replica").map_err(sqlite("reading whose it is"))?.unwrap_or_default();
+    if found == wanted.to_string() {
+        return Ok(());
+    }
+    Err(LogError::ForeignReplica { path: directory.to_owned(), found, wanted })
+}
+
+fn read_identity(connection: &Connection) -> Result<Identity, LogError> {
+    let damaged = |key: &str| LogError::Damaged { place: format!("in its {key}"), problem: "it does not parse".to_owned() };
+    let disk = get_text(connection, "disk").map_err(sqlite("reading whose it is"))?;
+    let disk = disk.and_then(|text| text.parse().ok()).ok_or_else(|| damaged("disk id"))?;
+    let promised = get(connection, "promised").map_err(sqlite("reading its promise"))?;
+    let promised = promised.and_then(|bytes| decode(&bytes)).ok_or_else(|| damaged("promise"))?;
+    let configuration = match get(connection, "configuration").map_err(sqlite("reading its configuration"))? {
+        Some(bytes) => Some(decode(&bytes).ok_or_else(|| damaged("configuration"))?),
+        None => None,
+    };
+    Ok(Identity { disk, configuration, promised })
+}
+
+/// A connection for reading, and the disk id that its checksums were made with.
+pub(super) fn open_reader(directory: &Path) -> Result<(Connection, DiskId), LogError> {
+    let path = directory.join(FILE);
+    if !path.exists() {
+        return Err(LogError::Missing { path: directory.to_owned() });
+    }
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite("opening it for reading"))?;
+    connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(sqlite("opening it for reading"))?;
+    check_version(directory, &connection)?;
+    let disk = read_identity(&connection)?.disk;
+    Ok((connection, disk))
+}
+
+/// The last slot of a log that need not be in use.
+pub(super) fn last_offline(directory: &Path) -> Result<Slot, LogError> {
+    last(&open_reader(directory)?.0)
+}
+
+fn last(connection: &Connection) -> Result<Slot, LogError> {
+    let last: Option<i64> = connection
+        .query_row("SELECT max(slot) FROM records", [], |row| row.get(0))
+        .map_err(sqlite("reading it"))?;
+    Ok(last.map_or(Slot::ZERO, slot_from_sql))
+}
+
+/// Records in order of slots, whose checksums are right: as many as fit, and one at least if there is any.
+pub(super) fn read(
+    connection: &Connection,
+    disk: DiskId,
+    from: Slot,
+    upto: Slot,
+    bytes_max: usize,
+) -> Result<Vec<Record>, LogError> {
+    let reading = || sqlite("reading records");
+    let mut select = connection
+        .prepare_cached("SELECT slot, round, replica, entry, checksum FROM records WHERE slot BETWEEN ? AND ? ORDER BY slot")
+        .map_err(reading())?;
+    let mut rows = select.query(params![slot_to_sql(from), slot_to_sql(upto)]).map_err(reading())?;
+    let mut records = Vec::new();
+    let mut bytes = 0;
+    while let Some(row) = rows.next().map_err(reading())? {
+        let slot = slot_from_sql(row.get(0).map_err(reading())?);
+        let round: i64 = row.get(1).map_err(reading())?;
+        let ballot = Ballot { round: round.cast_unsigned(), replica: ReplicaId(row.get(2).map_err(reading())?) };
+        let entry = row.get_ref(3).map_err(reading())?.as_blob().map_err(|error| sqlite("reading records")(error.into()))?;
+        let found: i64 = row.get(4).map_err(reading())?;
+        if checksum(disk, slot, ballot, entry) != found.cast_unsigned() {
+            return Err(LogError::Damaged { place: format!("at slot {slot}"), problem: "the checksum is wrong".to_owned() });
+        }
+        bytes += entry.len();
+        if bytes > bytes_max && !records.is_empty() {
+            break;
+        }
+        let entry = decode_entry(entry)
+            .ok_or_else(|| LogError::Damaged { place: format!("at slot {slot}"), problem: "the entry does not parse".to_owned() })?;
+        records.push(Record { slot, ballot, entry });
+    }
+    Ok(records)
+}
+
+fn checksum(disk: DiskId, slot: Slot, ballot: Ballot, entry: &[u8]) -> u64 {
+    let mut hasher = Xxh3::new();
+    hasher.update(&disk.0);
+    hasher.update(&slot.0.to_le_bytes());
+    hasher.update(&ballot.round.to_le_bytes());
+    hasher.update(&ballot.replica.0.to_le_bytes());
+    hasher.update(entry);
+    hasher.digest()
+}
+
+fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_extend(value, vec![ENTRY_VERSION]).expect("plain data can be written")
+}
+
+fn decode<T: for<'a> serde::Deserialize<'a>>(bytes: &[u8]) -> Option<T> {
+    let (version, body) = bytes.split_first()?;
+    if *version != ENTRY_VERSION {
+        return None;
+    }
+    postcard::from_bytes(body).ok()
+}
+
+fn encode_entry(entry: &Entry) -> Vec<u8> {
+    encode(entry)
+}
+
+fn decode_entry(bytes: &[u8]) -> Option<Entry> {
+    decode(bytes)
+}
+
+/// Slots stay far below the end of SQLite's integers.
+fn slot_to_sql(slot: Slot) -> i64 {
+    i64::try_from(slot.0).unwrap_or(i64::MAX)
+}
+
+fn slot_from_sql(slot: i64) -> Slot {
+    Slot(u64::try_from(slot).unwrap_or(0))
+}
+
+fn put(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
+    connection.prepare_cached("INSERT OR REPLACE INTO meta(key, value) VALUES(?, ?)")?.execute(params![key, value])?;
+    Ok(())
+}
+
+fn get(connection: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
+    let select = "SELECT CAST(value AS BLOB) FROM meta WHERE key = ?";
+    connection.query_row(select, [key], |row| row.get(0)).optional()
+}
+
+fn get_text(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    Ok(get(connection, key)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}

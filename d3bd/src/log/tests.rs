@@ -1,0 +1,182 @@
+//! What the log keeps through ends of all kinds, and whom it turns away.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+
+use bytes::Bytes;
+use d3b::ClusterId;
+use d3b_paxos::types::{Entry, Epoch, Member, Payload, Record, Stamp};
+use d3b_paxos::{PersistBatch, Storage as _};
+
+use super::*;
+
+const DISK: DiskId = DiskId([3; 16]);
+
+fn open_at(path: &Path) -> (Opened, Receiver<Result<Durable, LogError>>) {
+    let (sender, receiver) = channel();
+    let opened = open(path, ReplicaId(1), DISK, Box::new(move |result| drop(sender.send(result)))).unwrap();
+    (opened, receiver)
+}
+
+fn fails(path: &Path, replica: u32) -> String {
+    open(path, ReplicaId(replica), DISK, Box::new(|_| {})).map(drop).unwrap_err().to_string()
+}
+
+fn ballot(round: u64) -> Ballot {
+    Ballot { round, replica: ReplicaId(1) }
+}
+
+fn record(slot: u64, round: u64, size: usize) -> Record {
+    let payload = Payload::Command(Bytes::from(vec![slot.to_le_bytes()[0]; size]));
+    let stamp = Stamp { time_ms: slot, seed: round, execution: 1 };
+    Record { slot: Slot(slot), ballot: ballot(round), entry: Entry { stamp, payload } }
+}
+
+fn batch(id: u64, promised: Option<u64>, records: Vec<Record>) -> PersistBatch {
+    PersistBatch { id: PersistId(id), promised: promised.map(ballot), records }
+}
+
+fn write(opened: &Opened, durable: &Receiver<Result<Durable, LogError>>, batch: PersistBatch) {
+    let id = batch.id;
+    opened.log.persist(batch);
+    assert_eq!(durable.recv().unwrap().unwrap().id(), id);
+}
+
+fn copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+    }
+    to
+}
+
+#[test]
+fn what_was_durable_is_there_after_a_clean_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    assert_eq!((opened.base, opened.last, opened.promised), (Slot(1), Slot(0), Ballot::ZERO));
+    write(&opened, &durable, batch(1, Some(4), vec![record(1, 4, 10), record(2, 4, 10)]));
+    write(&opened, &durable, batch(2, None, vec![record(2, 5, 20)]));
+    let member = Member { disk: DISK, peer: "127.0.0.1:1".to_owned() };
+    let members = BTreeMap::from([(ReplicaId(1), member)]);
+    let configuration = Configuration { cluster: ClusterId([9; 16]), epoch: Epoch(0), members };
+    opened.log.persist_configuration(&configuration).unwrap();
+    opened.log.close();
+    let (opened, _) = open_at(directory.path());
+    assert_eq!((opened.last, opened.promised), (Slot(2), ballot(4)));
+    assert_eq!(opened.configuration, Some(configuration));
+    let read = opened.reader.read(Slot(1), Slot(9), usize::MAX).unwrap();
+    assert_eq!(read, [record(1, 4, 10), record(2, 5, 20)]);
+}
+
+#[test]
+fn what_was_durable_is_there_after_a_kill() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    for slot in 1..=50 {
+        write(&opened, &durable, batch(slot, None, vec![record(slot, 1, 1_000)]));
+        if slot % 10 == 0 {
+            // The files as a kill would leave them at this moment.
+            let killed = copy(directory.path());
+            let (again, _) = open_at(killed.path());
+            assert_eq!(again.last, Slot(slot));
+            let read = again.reader.read(Slot(slot), Slot(slot), 0).unwrap();
+            assert_eq!(read, [record(slot, 1, 1_000)]);
+        }
+    }
+}
+
+#[test]
+fn memory_and_file_tell_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    write(&opened, &durable, batch(1, None, (1..=20).map(|slot| record(slot, 1, 100)).collect()));
+    write(&opened, &durable, batch(2, None, (15..=25).map(|slot| record(slot, 2, 50)).collect()));
+    let offline = open_offline(directory.path()).unwrap();
+    for (from, upto, bytes) in [(1, 25, usize::MAX), (10, 18, usize::MAX), (3, 25, 300), (25, 99, 1), (26, 99, 1), (5, 4, 1)] {
+        let read = opened.reader.read(Slot(from), Slot(upto), bytes).unwrap();
+        let slots: Vec<u64> = read.iter().map(|record| record.slot.0).collect();
+        assert!(slots.windows(2).all(|pair| pair[0] + 1 == pair[1]));
+        let from_file = offline.read(Slot(from), Slot(upto), usize::MAX).unwrap();
+        assert_eq!(read[..], from_file[..read.len()], "from {from}");
+        assert_eq!(read.is_empty(), from_file.is_empty());
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_damage_and_never_an_empty_slot() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    write(&opened, &durable, batch(1, None, vec![record(1, 1, 10), record(2, 1, 10)]));
+    opened.log.close();
+    let connection = rusqlite::Connection::open(directory.path().join(store::FILE)).unwrap();
+    for change in [
+        "UPDATE records SET entry = zeroblob(length(entry)) WHERE slot = 2",
+        "UPDATE records SET round = round + 1 WHERE slot = 2",
+        "UPDATE records SET entry = (SELECT entry FROM records WHERE slot = 1), checksum = (SELECT checksum FROM records WHERE slot = 1) WHERE slot = 2",
+    ] {
+        connection.execute(change, []).unwrap();
+        let (opened, _) = open_at(directory.path());
+        let error = opened.reader.read(Slot(1), Slot(2), usize::MAX).unwrap_err();
+        assert!(error.message.contains("damaged at slot 2"), "{}", error.message);
+        opened.log.close();
+    }
+}
+
+#[test]
+fn a_directory_in_use_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, _) = open_at(directory.path());
+    assert!(fails(directory.path(), 1).contains(&format!("in use by process {}", std::process::id())));
+    opened.log.close();
+    let (_opened, _) = open_at(directory.path());
+}
+
+#[test]
+fn a_directory_of_another_replica_version_or_program_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    open_at(directory.path()).0.log.close();
+    assert!(fails(directory.path(), 2).contains("belongs to replica 1, and this is replica 2"));
+    let connection = rusqlite::Connection::open(directory.path().join(store::FILE)).unwrap();
+    connection.execute("UPDATE meta SET value = '7' WHERE key = 'format'", []).unwrap();
+    drop(connection);
+    assert!(fails(directory.path(), 1).contains("format version 7, and this build knows version 1"));
+    let foreign = tempfile::tempdir().unwrap();
+    std::fs::write(foreign.path().join("thesis.txt"), "years of work").unwrap();
+    assert!(fails(foreign.path(), 1).contains("thesis.txt"));
+    assert_eq!(std::fs::read_dir(foreign.path()).unwrap().count(), 1, "nothing was changed");
+}
+
+#[test]
+fn a_start_that_was_cut_short_is_begun_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join(store::TEMPORARY), "half a database").unwrap();
+    let (opened, _) = open_at(directory.path());
+    assert_eq!(opened.disk, DISK);
+}
+
+#[test]
+fn after_a_failed_write_nothing_is_written_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    let connection = rusqlite::Connection::open(directory.path().join(store::FILE)).unwrap();
+    connection.execute_batch("DROP TABLE records").unwrap();
+    opened.log.persist(batch(1, None, vec![record(1, 1, 1)]));
+    assert!(durable.recv().unwrap().is_err());
+    opened.log.persist(batch(2, Some(9), Vec::new()));
+    assert!(durable.recv().is_err(), "the writer is gone");
+}
+
+#[test]
+fn the_wal_stays_bounded_under_load() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    let wal = directory.path().join("log.sqlite3-wal");
+    let mut largest = 0;
+    for slot in 1..=600 {
+        write(&opened, &durable, batch(slot, None, vec![record(slot, 1, 200_000)]));
+        largest = largest.max(std::fs::metadata(&wal).unwrap().len());
+    }
+    assert!(largest < 600 * 200_000 / 2, "the WAL grew to {largest} bytes: it was never reused");
+}

@@ -1,0 +1,12 @@
+//! Blobs: all bytes that are too large for the log. A blob is immutable and named by its SHA-256; uploaded databases
+//! and media files are blobs, equal content is kept once, and there is one way to move one from replica to replica.
+
+mod fetcher;
+mod server;
+mod store;
+mod stream;
+
+pub use fetcher::{Connect, FetchError, Fetcher};
+pub use server::serve;
+pub use store::{BlobStore, BlobWriter, Collected};
+pub use stream::file_stream;

@@ -1,0 +1,318 @@
+//! The blobs on this replica's disk.
+//!
+//! `DATA/blobs/ab/abcd...` is a blob named by its SHA-256; it is there whole and durable, or not at all.
+//! `DATA/blobs/tmp` holds what is being written and is emptied at start, but for what a fetch can resume.
+//! A blob's modification time says since when its grace period runs.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use d3b::{BlobReference, Digest, Hasher};
+
+/// The name of the directory for what is not whole yet.
+const TEMPORARY: &str = "tmp";
+/// What the name of a fetch that can be resumed begins with.
+const PARTIAL: &str = "fetch-";
+
+/// The blobs of one replica; clones share it.
+#[derive(Debug, Clone)]
+pub struct BlobStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    temporary: PathBuf,
+    next: AtomicU64,
+}
+
+/// What a collection dropped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// How many blobs.
+    pub count: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+impl BlobStore {
+    /// Opens the store in a directory, which may be new, and removes what an earlier process did not finish.
+    ///
+    /// # Errors
+    /// The directory cannot be made, listed or cleaned.
+    pub fn open(directory: &Path) -> io::Result<BlobStore> {
+        let temporary = directory.join(TEMPORARY);
+        std::fs::create_dir_all(&temporary)?;
+        for entry in std::fs::read_dir(&temporary)? {
+            let entry = entry?;
+            if !entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
+        sync_directory(directory)?;
+        let shared = Shared { directory: directory.to_owned(), temporary, next: AtomicU64::new(0) };
+        Ok(BlobStore { shared: Arc::new(shared) })
+    }
+
+    /// Where files may be made that do not outlive this process.
+    #[must_use]
+    pub fn temporary_directory(&self) -> &Path {
+        &self.shared.temporary
+    }
+
+    fn place(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.shared.directory.join(&name[..2]).join(name)
+    }
+
+    pub(super) fn partial_path(&self, digest: &Digest) -> PathBuf {
+        self.shared.temporary.join(format!("{PARTIAL}{digest}"))
+    }
+
+    /// Begins a blob of at most so many bytes. Blocks, as all of its methods do.
+    ///
+    /// # Errors
+    /// No file can be made.
+    pub fn writer(&self, size_max: u64) -> io::Result<BlobWriter> {
+        let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let path = self.shared.temporary.join(format!("upload-{}-{number}", std::process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok(BlobWriter { store: self.clone(), file, path: Some(path), hasher: Hasher::new(), size_max })
+    }
+
+    /// The path of a blob that is here.
+    #[must_use]
+    pub fn path(&self, digest: &Digest) -> Option<PathBuf> {
+        Some(self.place(digest)).filter(|path| path.exists())
+    }
+
+    /// Whether a blob is here.
+    #[must_use]
+    pub fn contains(&self, digest: &Digest) -> bool {
+        self.path(digest).is_some()
+    }
+
+    /// Opens a blob for reading.
+    ///
+    /// # Errors
+    /// `NotFound` where it is not here.
+    pub fn open_file(&self, digest: &Digest) -> io::Result<File> {
+        File::open(self.place(digest))
+    }
+
+    /// Begins a blob's grace period anew, durably; false where the blob is not here.
+    ///
+    /// # Errors
+    /// The time cannot be set or synced.
+    pub fn renew(&self, digest: &Digest) -> io::Result<bool> {
+        let file = match File::open(self.place(digest)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        file.set_modified(SystemTime::now())?;
+        file.sync_all()?;
+        // It may have been collected between the opening and the setting.
+        Ok(self.contains(digest))
+    }
+
+    /// Drops the blobs that nothing refers to and whose grace period is over, and fetches that nobody resumed.
+    ///
+    /// # Errors
+    /// The directory cannot be listed; what cannot be removed is left for the next time.
+    pub fn collect(
+        &self,
+        referenced: &dyn Fn(&Digest) -> bool,
+        grace: Duration,
+        now: SystemTime,
+    ) -> io::Result<Collected> {
+        let mut collected = Collected::default();
+        for entry in std::fs::read_dir(&self.shared.directory)? {
+            let path = entry?.path();
+            let temporary = path == self.shared.temporary;
+            if !path.is_dir() {
+                continue;
+            }
+            for entry in std::fs::read_dir(&path)? {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let wanted = match (temporary, name.parse::<Digest>()) {
+                    (true, _) => !name.starts_with(PARTIAL),
+                    (false, Ok(digest)) => referenced(&digest),
+                    (false, Err(_)) => true,
+                };
+                if !wanted && let Some(bytes) = remove_if_old(&entry.path(), grace, now) {
+                    collected.count += 1;
+                    collected.bytes += bytes;
+                }
+            }
+        }
+        Ok(collected)
+    }
+
+    /// Moves a complete file into its place, durably: the file, then its directory.
+    fn install(&self, file: &File, path: &Path, digest: &Digest) -> io::Result<()> {
+        file.set_modified(SystemTime::now())?;
+        file.sync_all()?;
+        let place = self.place(digest);
+        let parent = place.parent().expect("a blob lies in a directory");
+        if !parent.exists() {
+            std::fs::create_dir_all(parent)?;
+            sync_directory(&self.shared.directory)?;
+        }
+        std::fs::rename(path, &place)?;
+        sync_directory(parent)
+    }
+
+    /// Moves a fetched file into its place if it is what it should be; else it is removed.
+    pub(super) fn adopt(&self, file: &File, path: &Path, found: &Digest, wanted: &Digest) -> io::Result<bool> {
+        if found != wanted {
+            std::fs::remove_file(path)?;
+            return Ok(false);
+        }
+        self.install(file, path, wanted)?;
+        Ok(true)
+    }
+}
+
+impl d3b_engine::Blobs for BlobStore {
+    fn path(&self, digest: &Digest) -> Option<PathBuf> {
+        BlobStore::path(self, digest)
+    }
+}
+
+fn remove_if_old(path: &Path, grace: Duration, now: SystemTime) -> Option<u64> {
+    let metadata = std::fs::metadata(path).ok()?;
+    let age = now.duration_since(metadata.modified().ok()?).ok()?;
+    if age < grace {
+        return None;
+    }
+    std::fs::remove_file(path).ok()?;
+    Some(metadata.len())
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// A blob that is being written; dropped before [`BlobWriter::finish`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: BlobStore,
+    file: File,
+    /// `None` once it has its place.
+    path: Option<PathBuf>,
+    hasher: Hasher,
+    size_max: u64,
+}
+
+impl BlobWriter {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// `FileTooLarge` past the bound; whatever the disk says.
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.hasher.length() + bytes.len() as u64 > self.size_max {
+            let text = format!("the file is larger than {} bytes, which is the most that is taken in", self.size_max);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)
+    }
+
+    /// Makes it durable under its name.
+    ///
+    /// # Errors
+    /// Whatever the disk says; nothing is left behind then.
+    pub fn finish(mut self) -> io::Result<BlobReference> {
+        let size = self.hasher.length();
+        let digest = std::mem::take(&mut self.hasher).finish();
+        let path = self.path.as_ref().expect("it has no place yet");
+        self.store.install(&self.file, path, &digest)?;
+        self.path = None;
+        Ok(BlobReference { digest, size })
+    }
+}
+
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // What cannot be removed now is removed at the next start.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, BlobStore) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(directory.path()).unwrap();
+        (directory, store)
+    }
+
+    fn put(store: &BlobStore, bytes: &[u8]) -> BlobReference {
+        let mut writer = store.writer(1 << 20).unwrap();
+        for piece in bytes.chunks(2) {
+            writer.write(piece).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    fn temporary_files(store: &BlobStore) -> usize {
+        std::fs::read_dir(store.temporary_directory()).unwrap().count()
+    }
+
+    #[test]
+    fn a_blob_is_named_by_its_content_and_kept_once() {
+        let (_directory, store) = store();
+        let reference = put(&store, b"a cat");
+        assert_eq!(reference, BlobReference { digest: Digest::of(b"a cat"), size: 5 });
+        assert_eq!(put(&store, b"a cat"), reference);
+        assert_eq!(std::fs::read(store.path(&reference.digest).unwrap()).unwrap(), b"a cat");
+        assert_eq!(temporary_files(&store), 0);
+    }
+
+    #[test]
+    fn what_is_not_finished_leaves_nothing_behind() {
+        let (directory, store) = store();
+        let mut writer = store.writer(4).unwrap();
+        assert_eq!(writer.write(b"12345").unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        drop(writer);
+        assert_eq!(temporary_files(&store), 0);
+        std::fs::write(store.temporary_directory().join("upload-1-1"), b"crash").unwrap();
+        let store = BlobStore::open(directory.path()).unwrap();
+        assert_eq!(temporary_files(&store), 0);
+    }
+
+    #[test]
+    fn collection_respects_references_and_the_grace_period() {
+        let (_directory, store) = store();
+        let (kept, dropped) = (put(&store, b"kept"), put(&store, b"dropped"));
+        let grace = Duration::from_secs(60);
+        let referenced = |digest: &Digest| *digest == kept.digest;
+        assert_eq!(store.collect(&referenced, grace, SystemTime::now()).unwrap(), Collected::default());
+        let later = SystemTime::now() + grace;
+        assert_eq!(store.collect(&referenced, grace, later).unwrap(), Collected { count: 1, bytes: 7 });
+        assert!(store.contains(&kept.digest) && !store.contains(&dropped.digest));
+    }
+
+    #[test]
+    fn an_acknowledgement_begins_the_grace_period_anew() {
+        let (_directory, store) = store();
+        let reference = put(&store, b"old");
+        let old = SystemTime::now() - Duration::from_secs(100);
+        File::open(store.path(&reference.digest).unwrap()).unwrap().set_modified(old).unwrap();
+        assert!(store.renew(&reference.digest).unwrap());
+        let collected = store.collect(&|_| false, Duration::from_secs(60), SystemTime::now()).unwrap();
+        assert_eq!(collected.count, 0);
+        assert!(!store.renew(&Digest::of(b"unknown")).unwrap());
+    }
+}

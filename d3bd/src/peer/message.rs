@@ -1,0 +1,73 @@
+//! What replicas say to each other, beyond the protocol of consensus.
+
+use bytes::Bytes;
+use d3b::{DatabaseId, Digest, ReplicaId, Slot};
+use d3b_paxos::formation::FormationMessage;
+use d3b_paxos::message::Envelope;
+use serde::{Deserialize, Serialize};
+
+/// One message. Any of them may be lost, doubled or late.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum PeerMessage {
+    /// Consensus.
+    Paxos(Envelope),
+    /// Forming the cluster.
+    Formation(FormationMessage),
+    /// A client's command, for the leader to propose.
+    Forward {
+        /// The sender's number for it.
+        id: u64,
+        /// The encoded command.
+        command: Bytes,
+    },
+    /// What became of a forwarded command.
+    ForwardReply {
+        /// The receiver's number for it.
+        id: u64,
+        /// Whether it was proposed.
+        result: ForwardResult,
+    },
+    /// "I hold this blob: take it over."
+    BlobOffer {
+        /// Its name.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// "I hold it too, durably."
+    BlobHeld {
+        /// Its name.
+        digest: Digest,
+    },
+    /// "I could not take it over."
+    BlobRefused {
+        /// Its name.
+        digest: Digest,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// How far the sender is, and what its databases' fingerprints are.
+    Gossip {
+        /// What it has applied.
+        applied: Slot,
+        /// Database, slot, and the chain after that slot.
+        fingerprints: Vec<(DatabaseId, Slot, [u8; 16])>,
+    },
+}
+
+/// What became of a forwarded command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ForwardResult {
+    /// It has a slot, if the leader stays.
+    Proposed {
+        /// The slot.
+        slot: Slot,
+    },
+    /// The receiver does not lead; it was not proposed.
+    NotLeader {
+        /// Who does, as far as the receiver knows.
+        leader: Option<ReplicaId>,
+    },
+    /// The leader's queue is full; it was not proposed.
+    Overloaded,
+}

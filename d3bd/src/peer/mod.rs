@@ -1,0 +1,441 @@
+//! Replica to replica: messages that may be lost, and streams on which blobs are fetched.
+//!
+//! Each replica keeps one connection to each other one for what it says; what it hears comes on the connections that
+//! the others keep. A connection begins with a handshake that proves the cluster's key.
+
+mod frame;
+mod handshake;
+mod message;
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use d3b::{ClusterId, ReplicaId};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::log::Durable;
+use handshake::{HandshakeError, Myself, Purpose};
+pub use message::{ForwardResult, PeerMessage};
+
+/// How many bytes may wait for a peer; what comes on top is lost.
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// How many messages are written at once.
+const WRITTEN_AT_ONCE: usize = 1_024;
+/// A peer that takes nothing for so long is disconnected.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How soon a connection that failed is tried again: at first, and at most.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
+/// How many connections may be open from peers, blobs' streams included.
+const ACCEPTED_MAX: usize = 256;
+/// How often the same complaint is logged.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the transport needs to know.
+pub struct PeerConfig {
+    /// This replica.
+    pub replica: ReplicaId,
+    /// Where the others connect to; non-blocking.
+    pub listener: TcpListener,
+    /// Every replica of the cluster with its peer address; this one's own is not used.
+    pub peers: BTreeMap<ReplicaId, String>,
+    /// What all of them know and nobody else; may be empty on loopback.
+    pub key: Vec<u8>,
+    /// Where this replica serves HTTP, for the others to tell.
+    pub http_address: String,
+    /// The cluster, once it is known.
+    pub cluster: watch::Receiver<Option<ClusterId>>,
+    /// Takes the streams on which a peer wants to fetch blobs.
+    pub on_stream: Arc<dyn Fn(TcpStream) + Send + Sync>,
+}
+
+/// Something happened between replicas.
+#[derive(Debug)]
+pub enum PeerEvent {
+    /// A peer said something.
+    Message {
+        /// Who.
+        from: ReplicaId,
+        /// What.
+        message: PeerMessage,
+    },
+    /// A connection of a peer ended, or was refused: its process may be dead.
+    Reset {
+        /// Whose.
+        replica: ReplicaId,
+    },
+}
+
+/// Takes what happens; it must not block.
+pub type OnEvent = Arc<dyn Fn(PeerEvent) + Send + Sync>;
+
+/// The way to the other replicas; clones share it.
+#[derive(Clone)]
+pub struct Peers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    replica: ReplicaId,
+    addresses: BTreeMap<ReplicaId, String>,
+    key: Vec<u8>,
+    http_address: String,
+    cluster: watch::Receiver<Option<ClusterId>>,
+    outgoing: BTreeMap<ReplicaId, Outgoing>,
+    https: Mutex<BTreeMap<ReplicaId, String>>,
+    complaints: Mutex<BTreeMap<String, Instant>>,
+    events: OnEvent,
+}
+
+/// The queue to one peer.
+struct Outgoing {
+    queue: mpsc::UnboundedSender<Vec<u8>>,
+    bytes: Arc<AtomicUsize>,
+}
+
+/// Begins to listen and to connect.
+pub fn start(config: PeerConfig, events: OnEvent, runtime: &tokio::runtime::Handle) -> Peers {
+    let PeerConfig { replica, listener, peers, key, http_address, cluster, on_stream } = config;
+    let mut outgoing = BTreeMap::new();
+    let mut queues = Vec::new();
+    for id in peers.keys().copied().filter(|id| *id != replica) {
+        let (queue, waiting) = mpsc::unbounded_channel();
+        let bytes = Arc::new(AtomicUsize::new(0));
+        queues.push((id, waiting, Arc::clone(&bytes)));
+        outgoing.insert(id, Outgoing { queue, bytes });
+    }
+    let shared = Arc::new(Shared {
+        replica,
+        addresses: peers,
+        key,
+        http_address,
+        cluster,
+        outgoing,
+        https: Mutex::default(),
+        complaints: Mutex::default(),
+        events,
+    });
+    for (id, waiting, bytes) in queues {
+        runtime.spawn(keep_connected(Arc::clone(&shared), id, waiting, bytes));
+    }
+    runtime.spawn(accept_all(Arc::clone(&shared), listener, on_stream));
+    Peers { shared }
+}
+
+impl Peers {
+    /// Sends a message, if its receiver is connected and takes what is sent; else it is lost.
+    pub fn send(&self, to: ReplicaId, message: PeerMessage) {
+        let Some(outgoing) = self.shared.outgoing.get(&to) else { return };
+        let frame = frame::encode(&message);
+        let length = frame.len();
+        if length > frame::BODY_MAX || outgoing.bytes.load(Ordering::Relaxed) + length > QUEUE_BYTES_MAX {
+            return;
+        }
+        outgoing.bytes.fetch_add(length, Ordering::Relaxed);
+        if outgoing.queue.send(frame).is_err() {
+            outgoing.bytes.fetch_sub(length, Ordering::Relaxed);
+        }
+    }
+
+    /// Sends messages that say that something is on disk, for which there must be a proof.
+    pub fn send_dependent(&self, _proof: &Durable, messages: Vec<(ReplicaId, PeerMessage)>) {
+        for (to, message) in messages {
+            self.send(to, message);
+        }
+    }
+
+    /// Where a peer serves HTTP, as it said when it connected.
+    #[must_use]
+    pub fn http_of(&self, replica: ReplicaId) -> Option<String> {
+        self.shared.https.lock().expect("no panic while held").get(&replica).cloned()
+    }
+
+    /// Opens a stream to a peer on which it serves its blobs by HTTP.
+    ///
+    /// # Errors
+    /// It cannot be reached, or is not who it should be.
+    pub async fn open_stream(&self, to: ReplicaId) -> std::io::Result<TcpStream> {
+        self.shared.connect(to, Purpose::Http).await.map_err(|error| std::io::Error::other(error.to_string()))
+    }
+}
+
+impl Shared {
+    fn myself(&self) -> Myself {
+        Myself {
+            replica: self.replica,
+            cluster: *self.cluster.borrow(),
+            http: self.http_address.clone(),
+            key: self.key.clone(),
+        }
+    }
+
+    async fn connect(&self, to: ReplicaId, purpose: Purpose) -> Result<TcpStream, HandshakeError> {
+        let address = self.addresses.get(&to).ok_or(HandshakeError::Unexpected(to))?;
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
+        let mut stream = connecting.await.map_err(|_| HandshakeError::TimedOut)??;
+        stream.set_nodelay(true)?;
+        let peer = handshake::connect(&mut stream, &self.myself(), purpose, to).await?;
+        self.https.lock().expect("no panic while held").insert(peer.replica, peer.http);
+        Ok(stream)
+    }
+
+    /// Logs a complaint about a peer, the same one not more often than every few seconds.
+    fn complain(&self, peer: &str, error: &HandshakeError) {
+        let text = error.to_string();
+        let mut complaints = self.complaints.lock().expect("no panic while held");
+        let now = Instant::now();
+        complaints.retain(|_, at| now.duration_since(*at) < COMPLAINT_INTERVAL);
+        if complaints.len() < 64 && complaints.insert(format!("{peer} {text}"), now).is_none() {
+            tracing::warn!(peer, error = text, "a connection between replicas was refused");
+        }
+    }
+}
+
+/// Keeps a connection to one peer and writes to it what waits.
+async fn keep_connected(
+    shared: Arc<Shared>,
+    to: ReplicaId,
+    mut waiting: mpsc::UnboundedReceiver<Vec<u8>>,
+    bytes: Arc<AtomicUsize>,
+) {
+    let mut pause = RECONNECT.0;
+    loop {
+        match shared.connect(to, Purpose::Messages).await {
+            Ok(stream) => {
+                tracing::debug!(peer = %to, "connected");
+                pause = RECONNECT.0;
+                // What waited for a connection is stale; whoever cares has said it again since.
+                drain(&mut waiting, &bytes);
+                if !write_all(stream, &mut waiting, &bytes).await {
+                    return;
+                }
+                tracing::debug!(peer = %to, "disconnected");
+            }
+            Err(HandshakeError::Frame(error)) => tracing::debug!(peer = %to, %error, "cannot connect"),
+            Err(error) => shared.complain(&format!("replica {to}"), &error),
+        }
+        (shared.events)(PeerEvent::Reset { replica: to });
+        tokio::time::sleep(pause).await;
+        drain(&mut waiting, &bytes);
+        if waiting.is_closed() {
+            return;
+        }
+        pause = (pause * 2).min(RECONNECT.1);
+    }
+}
+
+fn drain(waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>, bytes: &AtomicUsize) {
+    while let Ok(frame) = waiting.try_recv() {
+        bytes.fetch_sub(frame.len(), Ordering::Relaxed);
+    }
+}
+
+/// Writes until the connection ends; false when there is nobody left to write for.
+async fn write_all(
+    stream: TcpStream,
+    waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>,
+    bytes: &AtomicUsize,
+) -> bool {
+    let (mut incoming, mut outgoing) = stream.into_split();
+    let mut frames = Vec::new();
+    let mut buffer = Vec::new();
+    loop {
+        let mut nothing = [0; 1];
+        tokio::select! {
+            count = waiting.recv_many(&mut frames, WRITTEN_AT_ONCE) => {
+                if count == 0 {
+                    return false;
+                }
+            }
+            // Nothing is ever sent this way: this tells at once when the peer's process has died.
+            _ = incoming.read(&mut nothing) => return true,
+        }
+        buffer.clear();
+        for frame in frames.drain(..) {
+            buffer.extend_from_slice(&frame);
+        }
+        let written = tokio::time::timeout(WRITE_TIMEOUT, outgoing.write_all(&buffer)).await;
+        bytes.fetch_sub(buffer.len(), Ordering::Relaxed);
+        if !matches!(written, Ok(Ok(()))) {
+            return true;
+        }
+        if buffer.capacity() > 4 << 20 {
+            buffer = Vec::new();
+        }
+    }
+}
+
+async fn accept_all(shared: Arc<Shared>, listener: TcpListener, on_stream: Arc<dyn Fn(TcpStream) + Send + Sync>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "peers cannot be listened to"),
+    };
+    let places = Arc::new(Semaphore::new(ACCEPTED_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                let (shared, on_stream) = (Arc::clone(&shared), Arc::clone(&on_stream));
+                tokio::spawn(async move {
+                    if let Err(error) = welcome(&shared, stream, &on_stream).await {
+                        shared.complain(&address.ip().to_string(), &error);
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: others must close first.
+                tracing::warn!(%error, "a connection of a peer could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn welcome(
+    shared: &Shared,
+    mut stream: TcpStream,
+    on_stream: &Arc<dyn Fn(TcpStream) + Send + Sync>,
+) -> Result<(), HandshakeError> {
+    stream.set_nodelay(true)?;
+    let expected = |id: ReplicaId| id != shared.replica && shared.addresses.contains_key(&id);
+    let (peer, purpose) = handshake::accept(&mut stream, &shared.myself(), expected).await?;
+    shared.https.lock().expect("no panic while held").insert(peer.replica, peer.http);
+    match purpose {
+        Purpose::Http => {
+            on_stream(stream);
+            Ok(())
+        }
+        Purpose::Messages => {
+            let result = listen_to(shared, peer.replica, stream).await;
+            (shared.events)(PeerEvent::Reset { replica: peer.replica });
+            result
+        }
+    }
+}
+
+/// Hears a peer out. The end of its connection is no error; a frame that is none is.
+async fn listen_to(shared: &Shared, from: ReplicaId, stream: TcpStream) -> Result<(), HandshakeError> {
+    let mut stream = tokio::io::BufReader::with_capacity(64 << 10, stream);
+    let mut body = Vec::new();
+    loop {
+        match frame::read(&mut stream, frame::BODY_MAX, &mut body).await {
+            Ok(message) => (shared.events)(PeerEvent::Message { from, message }),
+            Err(frame::FrameError::Io(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Side {
+        peers: Peers,
+        heard: mpsc::UnboundedReceiver<PeerEvent>,
+    }
+
+    /// Two listeners are bound first, so that each side knows the other's port.
+    fn listeners() -> (TcpListener, TcpListener, BTreeMap<ReplicaId, String>) {
+        let bind = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
+        let (one, two) = (bind(), bind());
+        let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+        let peers = BTreeMap::from([(ReplicaId(1), address(&one)), (ReplicaId(2), address(&two))]);
+        (one, two, peers)
+    }
+
+    fn side(id: u32, listener: TcpListener, peers: &BTreeMap<ReplicaId, String>, on: &tokio::runtime::Handle) -> Side {
+        let (hear, heard) = mpsc::unbounded_channel();
+        let (_, cluster) = watch::channel(None);
+        let config = PeerConfig {
+            replica: ReplicaId(id),
+            listener,
+            peers: peers.clone(),
+            key: b"key".to_vec(),
+            http_address: format!("http://h{id}"),
+            cluster,
+            on_stream: Arc::new(|_| {}),
+        };
+        let peers = start(config, Arc::new(move |event| drop(hear.send(event))), on);
+        Side { peers, heard }
+    }
+
+    fn held() -> PeerMessage {
+        PeerMessage::BlobHeld { digest: d3b::Digest::of(b"cat") }
+    }
+
+    async fn hears_a_message(side: &mut Side) -> ReplicaId {
+        loop {
+            if let PeerEvent::Message { from, .. } = side.heard.recv().await.unwrap() {
+                return from;
+            }
+        }
+    }
+
+    async fn says_until_heard(from: &Side, to: &mut Side) -> ReplicaId {
+        let mut again = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            tokio::select! {
+                heard = hears_a_message(to) => return heard,
+                _ = again.tick() => from.peers.send(to.peers.shared.replica, held()),
+            }
+        }
+    }
+
+    #[test]
+    fn messages_arrive_and_a_death_is_noticed_at_once() {
+        let (one, two, peers) = listeners();
+        let address: std::net::SocketAddr = peers[&ReplicaId(2)].parse().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let mut first = side(1, one, &peers, runtime.handle());
+        let other = tokio::runtime::Runtime::new().unwrap();
+        let mut second = side(2, two, &peers, other.handle());
+        runtime.block_on(async {
+            assert_eq!(says_until_heard(&first, &mut second).await, ReplicaId(1));
+            assert_eq!(says_until_heard(&second, &mut first).await, ReplicaId(2));
+            assert_eq!(first.peers.http_of(ReplicaId(2)).as_deref(), Some("http://h2"));
+        });
+        drop(second);
+        other.shutdown_background();
+        runtime.block_on(async {
+            while !matches!(first.heard.recv().await.unwrap(), PeerEvent::Reset { replica: ReplicaId(2) }) {}
+        });
+        // It comes back at the same address, and is heard again.
+        let listener = loop {
+            match TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        listener.set_nonblocking(true).unwrap();
+        let mut second = side(2, listener, &peers, runtime.handle());
+        runtime.block_on(async {
+            assert_eq!(says_until_heard(&first, &mut second).await, ReplicaId(1));
+        });
+    }
+
+    #[test]
+    fn a_peer_that_is_not_there_costs_no_memory() {
+        let (one, two, peers) = listeners();
+        drop(two);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let first = side(1, one, &peers, runtime.handle());
+        let command = bytes::Bytes::from(vec![0; 1 << 20]);
+        for id in 0..200 {
+            first.peers.send(ReplicaId(2), PeerMessage::Forward { id, command: command.clone() });
+        }
+        let waiting = first.peers.shared.outgoing[&ReplicaId(2)].bytes.load(Ordering::Relaxed);
+        assert!(waiting <= QUEUE_BYTES_MAX, "{waiting} bytes wait");
+    }
+}

@@ -1,0 +1,554 @@
+//! Puts the parts of a replica together: threads, channels, sockets, signals. Decisions are the driver's; this file
+//! only carries them out.
+//!
+//! * one thread runs the driver: events come in by a bounded channel, effects go out;
+//! * one thread writes the log (`log/`), one applies entries (`applier.rs`);
+//! * tokio serves HTTP and peers, and moves blobs.
+
+use std::collections::HashSet;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
+use d3b_engine::Engine;
+use d3b_paxos::types::{Now, Ticks};
+use tokio::sync::watch;
+
+use crate::applier::{self, Applier};
+use crate::config::Settings;
+use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Start};
+use crate::handle::{Handle, Parts, Waiting};
+use crate::log::{self, Log, LogError, LogReader};
+use crate::media::{self, BlobStore, Fetcher};
+use crate::peer::{self, PeerConfig, PeerEvent, Peers};
+
+/// How many events may wait for the driver; beyond that clients are told to come back, and peers' messages are dropped.
+const EVENTS_MAX: usize = 16_384;
+/// How many events the driver takes before it looks at what is to be done.
+const BURST_MAX: usize = 1_024;
+/// The driver looks up at least so often, to see whether it is to stop.
+const LOOK_UP: Duration = Duration::from_millis(100);
+/// How long a stopping replica waits for another one to take over the leadership.
+const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+/// How long a stopping replica waits for requests under way.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Log time keeps within this of the majority's clocks.
+const CLOCK_AHEAD_MS_MAX: u64 = 10_000;
+
+/// Why a daemon could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A directory could not be made.
+    #[error("cannot make the directory {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The log.
+    #[error("the log: {0}")]
+    Log(#[from] LogError),
+    /// The databases.
+    #[error("the databases: {0}")]
+    Engine(#[from] d3b_engine::Fatal),
+    /// The blobs.
+    #[error("the blob store")]
+    Blobs(#[source] std::io::Error),
+    /// An address that cannot be listened on.
+    #[error("cannot listen on {address} ({what})")]
+    Listen {
+        /// `HTTP` or `peers`.
+        what: &'static str,
+        /// The address.
+        address: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Threads or signals are not to be had.
+    #[error("the system refused {what}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The replica met something that it must not live with; it was logged in full.
+    #[error("the replica stopped itself: {0}")]
+    Poisoned(String),
+}
+
+/// Tells every thread to end, and why.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    asked: AtomicBool,
+    fatal: Mutex<Option<String>>,
+}
+
+impl Stop {
+    /// Whether it is time.
+    pub(crate) fn asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    fn ask(&self) {
+        self.asked.store(true, Ordering::Release);
+    }
+
+    /// This process must not go on: the first cause is kept.
+    pub(crate) fn fatal(&self, cause: String) {
+        tracing::error!(cause, "this replica must stop");
+        self.fatal.lock().expect("no panic while held").get_or_insert(cause);
+        self.ask();
+    }
+
+    fn cause(&self) -> Option<String> {
+        self.fatal.lock().expect("no panic while held").clone()
+    }
+}
+
+/// The clocks of this process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    fn now(&self) -> Now {
+        let ticks = Ticks(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Now { ticks, clock_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+/// Random bytes of the operating system.
+fn random<const N: usize>() -> Result<[u8; N], RunError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| RunError::System { what: "random bytes", source: std::io::Error::other(error.to_string()) })?;
+    Ok(bytes)
+}
+
+fn random_u64() -> Result<u64, RunError> {
+    Ok(u64::from_le_bytes(random()?))
+}
+
+/// Runs a replica until it is told to stop, or must.
+///
+/// # Errors
+/// It could not start, or stopped itself.
+pub fn run(settings: &Settings) -> Result<(), RunError> {
+    std::fs::create_dir_all(&settings.data_dir)
+        .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?;
+    let (events, inbox) = sync_channel(EVENTS_MAX);
+    let stop = Arc::new(Stop::default());
+    let opened = open_log(settings, &events, &stop)?;
+    let directory = settings.data_dir.join("databases");
+    let engine = Engine::open(&directory, d3b_engine::Options::default())?;
+    let blobs = BlobStore::open(&settings.data_dir.join("blobs")).map_err(RunError::Blobs)?;
+    let http = listen("HTTP", settings.listen)?;
+    let peers = listen("peers", settings.peer_listen)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("d3bd-io")
+        .build()
+        .map_err(|source| RunError::System { what: "threads", source })?;
+    let replica = Assembly { settings, events, inbox, stop, opened, engine, blobs, http, peers };
+    let result = replica.start(&runtime);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn open_log(
+    settings: &Settings,
+    events: &SyncSender<Event>,
+    stop: &Arc<Stop>,
+) -> Result<log::Opened, RunError> {
+    let (events, stop) = (events.clone(), Arc::clone(stop));
+    let on_durable = Box::new(move |result: Result<log::Durable, LogError>| match result {
+        // The driver only goes away when the process ends.
+        Ok(proof) => drop(events.send(Event::Durable(proof))),
+        Err(error) => stop.fatal(format!("the log cannot be written: {error}")),
+    });
+    Ok(log::open(&settings.data_dir, settings.id, DiskId(random()?), on_durable)?)
+}
+
+fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {
+    let failed = |source| RunError::Listen { what, address: address.to_string(), source };
+    let listener = TcpListener::bind(address).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Everything that was opened, before it is connected.
+struct Assembly<'a> {
+    settings: &'a Settings,
+    events: SyncSender<Event>,
+    inbox: Receiver<Event>,
+    stop: Arc<Stop>,
+    opened: log::Opened,
+    engine: Engine,
+    blobs: BlobStore,
+    http: TcpListener,
+    peers: TcpListener,
+}
+
+impl Assembly<'_> {
+    fn start(self, runtime: &tokio::runtime::Runtime) -> Result<(), RunError> {
+        let Assembly { settings, events, inbox, stop, opened, engine, blobs, http, peers } = self;
+        let clock = Clock { started: Instant::now() };
+        let log::Opened { log, reader, disk, configuration, promised, base, last } = opened;
+        let (cluster, cluster_watch) = watch::channel(configuration.as_ref().map(|formed| formed.cluster));
+        let http_address = http.local_addr().map_or(settings.listen, |address| address);
+        let peers = peer::start(
+            PeerConfig {
+                replica: settings.id,
+                listener: peers,
+                peers: settings.replicas.clone(),
+                key: settings.cluster_key.clone(),
+                http_address: format!("http://{http_address}"),
+                cluster: cluster_watch,
+                on_stream: blob_streams(&blobs, runtime.handle()),
+            },
+            peer_events(&events),
+            runtime.handle(),
+        );
+        let fetcher = Fetcher::new(blobs.clone(), connect(&peers));
+        let start = Start {
+            settings: core_settings(settings, disk)?,
+            replicas: settings.replicas.clone(),
+            configuration,
+            promised,
+            base,
+            last,
+            applied: engine.resume_after(),
+        };
+        let driver = Driver::new(start, reader.clone(), clock.now()).map_err(|error| RunError::Poisoned(error.to_string()))?;
+        let (status, status_watch) = watch::channel(Arc::new(driver.status()));
+        let (applied, applied_watch) = watch::channel(engine.applied());
+        let incarnation = random_u64()?;
+        let waiting = Arc::new(Waiting::default());
+        let readers = engine.readers();
+        let applier = Applier {
+            engine,
+            log: reader.clone(),
+            blobs: blobs.clone(),
+            fetcher: fetcher.clone(),
+            runtime: runtime.handle().clone(),
+            replica: settings.id,
+            others: settings.replicas.keys().copied().filter(|id| *id != settings.id).collect(),
+            incarnation,
+            grace: settings.blob_grace,
+            applied,
+            events: events.clone(),
+            stop: Arc::clone(&stop),
+        };
+        let (ranges, applier_thread) = applier::spawn(applier).map_err(|source| RunError::System { what: "a thread", source })?;
+        let handle = Handle::new(Parts {
+            replica: settings.id,
+            incarnation,
+            started: clock.started,
+            events: events.clone(),
+            waiting: Arc::clone(&waiting),
+            status: status_watch.clone(),
+            applied: applied_watch,
+            readers,
+            log: reader,
+            blobs: blobs.clone(),
+            fetcher: fetcher.clone(),
+            peers: peers.clone(),
+            http_address: format!("http://{http_address}"),
+            execution: d3b_engine::EXECUTION,
+        });
+        let executor = Executor {
+            log,
+            peers,
+            ranges,
+            waiting,
+            cluster,
+            events: events.clone(),
+            blobs,
+            fetcher,
+            fetching: Arc::default(),
+            runtime: runtime.handle().clone(),
+            stop: Arc::clone(&stop),
+        };
+        let driving = Driving { driver, inbox, executor, clock, status };
+        let driver_stop = Arc::clone(&stop);
+        let driver_thread = std::thread::Builder::new()
+            .name("d3bd-driver".to_owned())
+            .spawn(move || driving.run(&driver_stop))
+            .map_err(|source| RunError::System { what: "a thread", source })?;
+
+        runtime.block_on(serve(settings, &handle, http, &events, &stop, status_watch))?;
+
+        // HTTP is drained. The driver ends first: dropping its executor ends the applier, which syncs the databases.
+        stop.ask();
+        let executor = driver_thread.join().map_err(|_| RunError::Poisoned("the driver panicked".to_owned()))?;
+        let Executor { log, ranges, .. } = executor;
+        drop(ranges);
+        applier_thread.join().map_err(|_| RunError::Poisoned("the applier panicked".to_owned()))?;
+        log.close();
+        match stop.cause() {
+            Some(cause) => Err(RunError::Poisoned(cause)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn core_settings(settings: &Settings, disk: DiskId) -> Result<d3b_paxos::Settings, RunError> {
+    let ticks = |duration: Duration| Ticks(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1));
+    Ok(d3b_paxos::Settings {
+        id: settings.id,
+        disk,
+        heartbeat: ticks(settings.heartbeat),
+        election_timeout_min: ticks(settings.election_timeout),
+        election_timeout_max: ticks(settings.election_timeout * 2),
+        seed: random_u64()?,
+        inflight_bytes_max: 64 << 20,
+        message_bytes_max: 4 << 20,
+        execution: d3b_engine::EXECUTION,
+        clock_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
+    })
+}
+
+/// What peers say goes into the driver's queue; what does not fit is lost, which the protocol can bear.
+fn peer_events(events: &SyncSender<Event>) -> peer::OnEvent {
+    let events = events.clone();
+    Arc::new(move |event| {
+        let event = match event {
+            PeerEvent::Message { from, message } => Event::Peer { from, message },
+            PeerEvent::Reset { replica } => Event::ConnectionReset(replica),
+        };
+        drop(events.try_send(event));
+    })
+}
+
+/// What a peer fetches comes from the blob store.
+fn blob_streams(
+    blobs: &BlobStore,
+    runtime: &tokio::runtime::Handle,
+) -> Arc<dyn Fn(tokio::net::TcpStream) + Send + Sync> {
+    let (blobs, runtime) = (blobs.clone(), runtime.clone());
+    Arc::new(move |stream| drop(runtime.spawn(media::serve(stream, blobs.clone()))))
+}
+
+/// What this replica fetches comes on streams of the peer transport.
+fn connect(peers: &Peers) -> media::Connect {
+    let peers = peers.clone();
+    Arc::new(move |replica| {
+        let peers = peers.clone();
+        Box::pin(async move { peers.open_stream(replica).await })
+    })
+}
+
+/// Serves HTTP and tells systemd, until a signal comes or the replica must stop.
+async fn serve(
+    settings: &Settings,
+    handle: &Handle,
+    listener: TcpListener,
+    events: &SyncSender<Event>,
+    stop: &Arc<Stop>,
+    status: watch::Receiver<Arc<DriverStatus>>,
+) -> Result<(), RunError> {
+    let system = |what| move |source| RunError::System { what, source };
+    let listener = tokio::net::TcpListener::from_std(listener).map_err(system("a socket"))?;
+    let unix = match &settings.listen_unix {
+        Some(path) => Some(listen_unix(path)?),
+        None => None,
+    };
+    let (draining, drain) = watch::channel(false);
+    let options = crate::http::Options { upload_max: settings.upload_max, hosts: settings.hosts.clone() };
+    let server = tokio::spawn(crate::http::serve(listener, unix, handle.clone(), options, drain));
+    tracing::info!(
+        replica = %settings.id,
+        http = %settings.listen,
+        peers = %settings.peer_listen,
+        data_dir = %settings.data_dir.display(),
+        "d3bd {} is listening",
+        env!("CARGO_PKG_VERSION"),
+    );
+    crate::supervisor::ready();
+    crate::supervisor::wait_for_stop(stop, &status).await.map_err(system("signals"))?;
+    crate::supervisor::stopping();
+    tracing::info!("stopping: handing over, then draining");
+    hand_over(settings.id, events, status).await;
+    let _ = draining.send(true);
+    let abort = server.abort_handle();
+    if tokio::time::timeout(DRAIN_MAX, server).await.is_err() {
+        tracing::warn!("requests were still under way after {DRAIN_MAX:?}; their connections are closed");
+        abort.abort();
+    }
+    if let Some(path) = &settings.listen_unix {
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+fn listen_unix(path: &std::path::Path) -> Result<tokio::net::UnixListener, RunError> {
+    let failed = |source| RunError::Listen { what: "HTTP", address: path.display().to_string(), source };
+    // A socket that an earlier run left behind; anything else at that path is somebody's, and binding fails on it.
+    if std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+        let _ = std::fs::remove_file(path);
+    }
+    tokio::net::UnixListener::bind(path).map_err(failed)
+}
+
+/// A stopping leader lets another replica take over first, so that the group is not without a leader.
+async fn hand_over(me: ReplicaId, events: &SyncSender<Event>, mut status: watch::Receiver<Arc<DriverStatus>>) {
+    let leads_others = {
+        let status = status.borrow();
+        status.phase == Phase::Leader && status.members.iter().any(|member| member.id != me && member.reachable)
+    };
+    if leads_others && events.try_send(Event::HandOver).is_ok() {
+        let handed_over = status.wait_for(|status| status.leader.is_some_and(|leader| leader != me));
+        if tokio::time::timeout(HAND_OVER_MAX, handed_over).await.is_err() {
+            tracing::warn!("no other replica took over in {HAND_OVER_MAX:?}");
+        }
+    }
+}
+
+/// The driver's thread.
+struct Driving {
+    driver: Driver<LogReader>,
+    inbox: Receiver<Event>,
+    executor: Executor,
+    clock: Clock,
+    status: watch::Sender<Arc<DriverStatus>>,
+}
+
+impl Driving {
+    fn run(mut self, stop: &Stop) -> Executor {
+        while !stop.asked() {
+            if let Err(error) = self.turn() {
+                stop.fatal(format!("the log cannot be read: {error}"));
+            }
+        }
+        self.executor
+    }
+
+    /// One burst of events, and what follows from it.
+    fn turn(&mut self) -> Result<(), d3b_paxos::StorageError> {
+        let idle = Duration::from_millis(self.driver.next_tick().0.saturating_sub(self.clock.now().ticks.0));
+        match self.inbox.recv_timeout(idle.min(LOOK_UP)) {
+            Ok(event) => {
+                self.driver.handle(self.clock.now(), event)?;
+                for event in self.inbox.try_iter().take(BURST_MAX) {
+                    self.driver.handle(self.clock.now(), event)?;
+                }
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        let now = self.clock.now();
+        if now.ticks >= self.driver.next_tick() {
+            self.driver.tick(now)?;
+        }
+        crate::supervisor::alive(now.ticks);
+        self.driver.pump()?;
+        let mut effects = self.driver.take_effects();
+        while !effects.is_empty() {
+            for effect in effects {
+                if let Some(event) = self.executor.carry_out(effect) {
+                    self.driver.handle(self.clock.now(), event)?;
+                }
+            }
+            self.driver.pump()?;
+            effects = self.driver.take_effects();
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        let status = self.driver.status();
+        self.status.send_if_modified(|published| {
+            let modified = **published != status;
+            if modified {
+                *published = Arc::new(status);
+            }
+            modified
+        });
+    }
+}
+
+/// Carries out effects.
+struct Executor {
+    log: Log,
+    peers: Peers,
+    ranges: SyncSender<std::ops::RangeInclusive<Slot>>,
+    waiting: Arc<Waiting>,
+    cluster: watch::Sender<Option<ClusterId>>,
+    events: SyncSender<Event>,
+    blobs: BlobStore,
+    fetcher: Fetcher,
+    fetching: Arc<Mutex<HashSet<(ReplicaId, d3b::Digest)>>>,
+    runtime: tokio::runtime::Handle,
+    stop: Arc<Stop>,
+}
+
+impl Executor {
+    /// Carries out one effect; what it leads to at once is returned.
+    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Persist(batch) => self.log.persist(batch),
+            Effect::PersistConfiguration(configuration) => {
+                return match self.log.persist_configuration(&configuration) {
+                    Ok(()) => {
+                        tracing::info!(cluster = %configuration.cluster, "the cluster is formed");
+                        self.cluster.send_replace(Some(configuration.cluster));
+                        Some(Event::ConfigurationPersisted(configuration))
+                    }
+                    Err(error) => {
+                        self.stop.fatal(format!("the configuration cannot be written: {error}"));
+                        None
+                    }
+                };
+            }
+            Effect::Send { to, message } => self.peers.send(to, message),
+            Effect::SendDependent { proof, messages } => self.peers.send_dependent(&proof, messages),
+            // The driver has one range under way at a time: there is always room, unless the applier is gone.
+            Effect::Apply(range) => drop(self.ranges.try_send(range)),
+            Effect::FetchBlob { from, reference } => self.fetch(from, reference),
+            Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
+            Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),
+        }
+        None
+    }
+
+    /// Takes over a blob that a peer offers, and tells the driver when it is safe on this disk.
+    fn fetch(&self, from: ReplicaId, reference: BlobReference) {
+        if !self.fetching.lock().expect("no panic while held").insert((from, reference.digest)) {
+            // The same offer again while the first one is being followed: one answer will do.
+            return;
+        }
+        let (blobs, fetcher, events) = (self.blobs.clone(), self.fetcher.clone(), self.events.clone());
+        let fetching = Arc::clone(&self.fetching);
+        self.runtime.spawn(async move {
+            let result = take_over(&blobs, &fetcher, from, reference).await;
+            fetching.lock().expect("no panic while held").remove(&(from, reference.digest));
+            drop(events.try_send(Event::BlobFetched { from, reference, result }));
+        });
+    }
+}
+
+/// Makes sure that a blob is on this replica's disk, with its grace period begun anew.
+async fn take_over(
+    blobs: &BlobStore,
+    fetcher: &Fetcher,
+    from: ReplicaId,
+    reference: BlobReference,
+) -> Result<(), String> {
+    let (store, digest) = (blobs.clone(), reference.digest);
+    let renewed = tokio::task::spawn_blocking(move || store.renew(&digest)).await.map_err(|panic| panic.to_string())?;
+    if renewed.map_err(|error| error.to_string())? {
+        return Ok(());
+    }
+    fetcher.fetch(reference, &[from]).await.map_err(|error| error.to_string())
+}

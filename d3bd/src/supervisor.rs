@@ -1,0 +1,94 @@
+//! What the process tells its supervisor (systemd, or nobody), and what signals tell the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use d3b_paxos::types::Ticks;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::driver::{DriverStatus, Phase};
+use crate::run::Stop;
+
+/// How often the driver pings the watchdog at most.
+const PING_INTERVAL: Ticks = Ticks(1_000);
+
+/// The driver's last ping.
+static PINGED_AT: AtomicU64 = AtomicU64::new(0);
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Without a supervisor there is nobody to tell, and that is well.
+    drop(sd_notify::notify(states));
+}
+
+/// Recovered and listening.
+pub(crate) fn ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// On the way out.
+pub(crate) fn stopping() {
+    notify(&[NotifyState::Stopping, NotifyState::Status("stopping: handing over and draining")]);
+}
+
+/// The driver is alive: it calls this in every turn, and a hung driver does not.
+pub(crate) fn alive(now: Ticks) {
+    if now.0 >= PINGED_AT.load(Ordering::Relaxed) + PING_INTERVAL.0 {
+        PINGED_AT.store(now.0, Ordering::Relaxed);
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+/// Waits for a signal to stop, or for the replica's own word that it must.
+pub(crate) async fn wait_for_stop(stop: &Arc<Stop>, status: &watch::Receiver<Arc<DriverStatus>>) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let mut look = tokio::time::interval(Duration::from_millis(100));
+    let mut told = String::new();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hang_up.recv() => reload(),
+            _ = look.tick() => {
+                if stop.asked() {
+                    return Ok(());
+                }
+                let sentence = sentence(&status.borrow());
+                if sentence != told {
+                    notify(&[NotifyState::Status(&sentence)]);
+                    told = sentence;
+                }
+            }
+        }
+    }
+}
+
+/// SIGHUP: there is nothing yet that is read again, but the protocol of `Type=notify-reload` wants its answer.
+fn reload() {
+    tracing::info!("SIGHUP: no setting can be reloaded in this version; restart to change them");
+    if let Ok(time) = NotifyState::monotonic_usec_now() {
+        notify(&[NotifyState::Reloading, time]);
+    }
+    notify(&[NotifyState::Ready]);
+}
+
+/// The replica's state in a sentence, for `systemctl status`.
+fn sentence(status: &DriverStatus) -> String {
+    match &status.phase {
+        Phase::Forming { missing } => {
+            let ids: Vec<_> = missing.iter().map(ToString::to_string).collect();
+            format!("forming the cluster: waiting for replica {}", ids.join(", "))
+        }
+        Phase::Follower => match status.leader {
+            Some(leader) => format!("follows replica {leader}"),
+            None => "has no leader".to_owned(),
+        },
+        Phase::Candidate => "campaigns".to_owned(),
+        Phase::Leader => "leads".to_owned(),
+        Phase::Outcast { reason } => format!("takes no part: {reason}"),
+    }
+}
