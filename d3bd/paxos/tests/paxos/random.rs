@@ -12,6 +12,15 @@ fn disturb(world: &mut World) -> Checked {
     let id = ids[usize::try_from(world.random.below(ids.len() as u64)).unwrap()];
     let other = ids[usize::try_from(world.random.below(ids.len() as u64)).unwrap()];
     let leader = world.leader().unwrap_or(id);
+    // A calm in between, in which the group gets ahead of whoever is down, paused or cut off.
+    if world.random.percent(2) {
+        for _ in 0..world.random.below(80) {
+            world.pass()?;
+            if let Some(leader) = world.leader().filter(|_| world.random.percent(20)) {
+                world.propose(leader)?;
+            }
+        }
+    }
     match world.random.below(1_000) {
         0..420 => {
             if !world.network.is_empty() {
