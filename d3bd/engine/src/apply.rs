@@ -193,6 +193,7 @@ pub(crate) fn atomically<T>(
         database.defer_foreign_keys(true)?;
     }
     database.recorder.begin();
+    database.guard.begin_operation();
     let result = {
         let _clock = clock::enter(entry.time_ms);
         let _random = random::enter(entry.seed);
@@ -227,7 +228,13 @@ pub(crate) fn atomically<T>(
 /// What an operation leaves open is brought to an end while it can still be refused for it.
 fn settle(database: &mut Database) -> Result<(), Refusal> {
     if let Err(error) = database.flush_virtual_tables() {
-        return Err(guard::rejection(error, &database.guard, database.connection())?.into());
+        return Err(guard::rejection(error, &database.guard)?.into());
+    }
+    if database.recorder.saw_greatest_rowid() {
+        return Err(statement::greatest_rowid().into());
+    }
+    if database.recorder.has_failed() {
+        return Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOMEM), None).into());
     }
     if database.has_deferred_violations() {
         let rejection = Rejection::new(Code::Constraint, "FOREIGN KEY constraint failed")

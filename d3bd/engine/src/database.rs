@@ -107,6 +107,8 @@ pub(crate) struct Database {
     pub touched_schema: bool,
     /// Whether there is a virtual table, which may hold back effects until the next savepoint; `None` until asked.
     virtual_tables: Option<bool>,
+    /// How many tables, indexes, views and triggers are d3b's own.
+    pub hidden: i64,
     /// What `sqlite3_total_changes64` was when the operation began.
     total_changes_base: Arc<AtomicI64>,
     /// No key expires before this log time, in milliseconds; `None` until looked up.
@@ -145,8 +147,8 @@ impl Database {
         let state = read_state(&connection, id)?;
         let total_changes_base = Arc::new(AtomicI64::new(0));
         install_total_changes(&connection, &total_changes_base)?;
-        let recorder = Recorder::attach(&connection)?;
-        Ok(Database {
+        let recorder = Recorder::attach(&connection);
+        let mut database = Database {
             id,
             connection,
             guard,
@@ -157,14 +159,18 @@ impl Database {
             admitted: Admitted::default(),
             touched_schema: false,
             virtual_tables: None,
+            hidden: 0,
             total_changes_base,
             keys_expire_at: None,
-        })
+        };
+        database.hidden = database.count_hidden()?;
+        Ok(database)
     }
 
-    /// The connection, for statements that the caller prepares.
-    pub fn connection(&self) -> &Connection {
-        &self.connection
+    /// How many objects of the schema have a name of d3b's own.
+    pub fn count_hidden(&self) -> rusqlite::Result<i64> {
+        let sql = "/*d3b*/SELECT count(*) FROM sqlite_schema WHERE substr(name, 1, 5) = '_d3b_' COLLATE NOCASE";
+        self.own(sql)?.query_row([], |row| row.get(0))
     }
 
     /// One of d3b's own statements, prepared at most once.
@@ -286,7 +292,7 @@ impl Database {
         let sql = "/*d3b*/SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY rowid";
         let mut statement = self.own(sql)?;
         let mut rows = statement.query([])?;
-        let mut text = String::new();
+        let mut text = self.versions()?;
         while let Some(row) = rows.next()? {
             if row.get_ref(2)?.as_bytes()?.starts_with(b"_d3b_") {
                 continue;
@@ -297,6 +303,13 @@ impl Database {
             }
         }
         Ok(text)
+    }
+
+    /// The two numbers that users may set beside the schema.
+    fn versions(&self) -> rusqlite::Result<String> {
+        let user: i64 = self.own("/*d3b*/PRAGMA user_version")?.query_row([], |row| row.get(0))?;
+        let application: i64 = self.own("/*d3b*/PRAGMA application_id")?.query_row([], |row| row.get(0))?;
+        Ok(format!("{user}\0{application}\0"))
     }
 
     /// Folds the write-ahead log into the file as far as readers allow.
@@ -312,6 +325,14 @@ impl Database {
         } else {
             "PRAGMA defer_foreign_keys=OFF"
         })
+    }
+}
+
+/// SQLite's own error, where there is one; rusqlite keeps it in several places.
+pub(crate) fn sqlite_error(error: &rusqlite::Error) -> Option<ffi::Error> {
+    match error {
+        rusqlite::Error::SqlInputError { error, .. } => Some(*error),
+        other => other.sqlite_error().copied(),
     }
 }
 

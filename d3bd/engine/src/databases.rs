@@ -21,10 +21,7 @@ pub(crate) enum Unusable {
 
 impl From<rusqlite::Error> for Unusable {
     fn from(error: rusqlite::Error) -> Unusable {
-        match error.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Unusable::Damaged(error.to_string()),
-            _ => Unusable::Failed(error),
-        }
+        if is_damage(&error) { Unusable::Damaged(error.to_string()) } else { Unusable::Failed(error) }
     }
 }
 
@@ -35,6 +32,12 @@ impl From<OpenError> for Unusable {
             OpenError::Foreign(problem) => Unusable::Damaged(problem),
         }
     }
+}
+
+/// Whether an error says that a database's file is damaged.
+pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
+    database::sqlite_error(error)
+        .is_some_and(|error| matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 /// All databases but the catalogue.

@@ -623,7 +623,7 @@ fn answer_bytes(outcome: &Outcome) -> usize {
 }
 
 fn sqlite_failed(source: rusqlite::Error, slot: Slot, database: DatabaseId) -> Fatal {
-    let code = source.sqlite_error().map_or(0, |error| error.extended_code);
+    let code = database::sqlite_error(&source).map_or(0, |error| error.extended_code);
     Fatal::Sqlite { slot, database, code, source }
 }
 

@@ -1,1 +1,774 @@
-//! See the crate's page; this module is being written.
+//! What SQL may do: fixed settings of every connection, the authorizer, the step limit, and errors as types.
+//!
+//! Entries are applied on every replica, so a statement may neither see nor change what belongs to one replica alone:
+//! other files, connection settings, the versions of libraries, physical pages. What is allowed is listed; everything
+//! else is refused with a reason. Read-only connections refuse writes on top of that.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use d3b::{Arguments, Code, Rejection, Value};
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use rusqlite::limits::Limit;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ffi};
+
+use crate::statement::Kind;
+use crate::{clock, random};
+
+/// The longest text, blob or row, in bytes. It is part of the execution version: what is too big is so everywhere.
+pub const VALUE_BYTES_MAX: i32 = 256 * 1024 * 1024;
+
+/// The longest statement, in bytes.
+pub const SQL_BYTES_MAX: i32 = 4 * 1024 * 1024;
+
+/// How many steps of SQLite's virtual machine one operation may take: some seconds.
+pub const STEPS_MAX: u64 = if cfg!(test) { 20_000_000 } else { 500_000_000 };
+
+/// How many steps lie between two looks at the limit.
+const STEPS_PER_CALL: i32 = 1_000;
+
+/// How large a write-ahead log grows before a commit folds it into its database, in pages.
+const CHECKPOINT_PAGES: u32 = 8_192;
+
+/// What the statements of the moment may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mode {
+    /// d3b's own: everything.
+    Internal,
+    /// Users' writes that are replicated.
+    Write,
+    /// Users' reads.
+    Read,
+    /// Raw clients' changes of the catalogue: insert into `tables` and delete from it.
+    CatalogueWrite,
+}
+
+/// Why the authorizer refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// The cause, as a sentence.
+    pub detail: String,
+    /// What would help.
+    pub hint: Option<String>,
+}
+
+/// What the hooks of a connection and its user share.
+#[derive(Debug, Default)]
+struct Shared {
+    /// A [`Mode`].
+    mode: AtomicU8,
+    /// Whether the statement that is being prepared only handles rows: see [`Kind`].
+    data: AtomicBool,
+    /// Whether the connection cannot write at all.
+    read_only: AtomicBool,
+    /// Whether the text that is being prepared is itself a PRAGMA.
+    pragma: AtomicBool,
+    /// Calls of the progress handler since the operation began.
+    calls: AtomicU64,
+    /// The first refusal since the last look.
+    denial: Mutex<Option<Denial>>,
+    /// Tables and views that were prepared to be created since the last look.
+    created: Mutex<Vec<String>>,
+}
+
+/// The guard of one connection.
+#[derive(Debug, Clone)]
+pub struct Guard {
+    shared: Arc<Shared>,
+}
+
+impl Guard {
+    /// Puts the authorizer onto a connection. Until told otherwise it allows everything ([`Mode::Internal`]).
+    ///
+    /// # Errors
+    /// SQLite refuses the hook.
+    pub fn install(connection: &mut Connection) -> rusqlite::Result<Guard> {
+        let guard = Guard { shared: Arc::default() };
+        let shared = Arc::clone(&guard.shared);
+        connection.authorizer(Some(move |context: AuthContext<'_>| shared.authorize(&context)))?;
+        Ok(guard)
+    }
+
+    /// Puts the step limit onto a connection: statements of users that take too long are interrupted, at the same step
+    /// everywhere.
+    fn limit_steps(&self, connection: &mut Connection) -> rusqlite::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let calls_max = STEPS_MAX / u64::from(STEPS_PER_CALL.unsigned_abs());
+        connection.progress_handler(
+            STEPS_PER_CALL,
+            Some(move || shared.mode() != Mode::Internal && shared.calls.fetch_add(1, Ordering::Relaxed) >= calls_max),
+        )
+    }
+
+    /// Says what the statements that follow may do.
+    pub fn set(&self, mode: Mode) {
+        self.shared.mode.store(mode as u8, Ordering::Relaxed);
+    }
+
+    /// Begins to count the steps of an operation.
+    pub fn begin_operation(&self) {
+        self.shared.calls.store(0, Ordering::Relaxed);
+    }
+
+    /// Why the authorizer refused since this was last asked, if it did.
+    #[must_use]
+    pub fn take_denial(&self) -> Option<Denial> {
+        lock(&self.shared.denial).take()
+    }
+
+    /// Which tables and views a statement was about to create since this was last asked.
+    #[must_use]
+    pub fn take_created(&self) -> Vec<String> {
+        std::mem::take(&mut *lock(&self.shared.created))
+    }
+
+    /// Tells the authorizer about the text that is prepared next, which it does not see itself.
+    pub(crate) fn announce(&self, sql: &str) {
+        let word = crate::statement::first_word(sql);
+        self.shared.data.store(Kind::of(sql) == Kind::Data, Ordering::Relaxed);
+        self.shared.pragma.store(word.eq_ignore_ascii_case("PRAGMA"), Ordering::Relaxed);
+        *lock(&self.shared.denial) = None;
+        lock(&self.shared.created).clear();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The answer to one question of the authorizer.
+enum Ruling {
+    Allow,
+    /// As if it were not there.
+    Ignore,
+    Deny(&'static str, Option<&'static str>),
+}
+
+const WRITE: &str = "this is a write, and only reads are possible here";
+const HIDDEN: &str = "tables whose names begin with _d3b_ are d3b's own";
+const TEMPORARY: &str = "temporary tables, views, triggers and indexes cannot be replicated";
+const STATISTICS: &str = "the statistics tables are written by ANALYZE only";
+const PHYSICAL: &str = "this shows how one replica stores its data, which a write must not depend on";
+const BATCH: &str = "send the statements of a transaction as one batch: all of them take effect or none does";
+
+impl Shared {
+    fn mode(&self) -> Mode {
+        match self.mode.load(Ordering::Relaxed) {
+            mode if mode == Mode::Write as u8 => Mode::Write,
+            mode if mode == Mode::Read as u8 => Mode::Read,
+            mode if mode == Mode::CatalogueWrite as u8 => Mode::CatalogueWrite,
+            _ => Mode::Internal,
+        }
+    }
+
+    fn authorize(&self, context: &AuthContext<'_>) -> Authorization {
+        let mode = self.mode();
+        if mode == Mode::Internal {
+            return Authorization::Allow;
+        }
+        match self.rule(mode, context.action) {
+            Ruling::Allow => Authorization::Allow,
+            Ruling::Ignore => Authorization::Ignore,
+            Ruling::Deny(detail, hint) => {
+                let denial = Denial { detail: detail.to_owned(), hint: hint.map(str::to_owned) };
+                lock(&self.denial).get_or_insert(denial);
+                Authorization::Deny
+            }
+        }
+    }
+
+    fn rule(&self, mode: Mode, action: AuthAction<'_>) -> Ruling {
+        use AuthAction as A;
+        match action {
+            A::Select | A::Recursive => Ruling::Allow,
+            A::Read { table_name, .. } => read(mode, table_name),
+            A::Function { function_name } => function(mode, function_name),
+            A::Pragma { pragma_name, pragma_value } => self.pragma(mode, pragma_name, pragma_value),
+            A::Insert { table_name } | A::Delete { table_name } => self.change(mode, table_name, true),
+            A::Update { table_name, .. } => self.change(mode, table_name, false),
+            A::CreateTable { table_name } | A::CreateView { view_name: table_name } => {
+                let ruling = ddl(mode, &[table_name]);
+                if matches!(ruling, Ruling::Allow) {
+                    lock(&self.created).push(table_name.to_owned());
+                }
+                ruling
+            }
+            A::CreateVtable { table_name, module_name } => virtual_table(mode, table_name, module_name),
+            A::CreateIndex { index_name, table_name } | A::DropIndex { index_name, table_name } => {
+                ddl(mode, &[index_name, table_name])
+            }
+            A::CreateTrigger { trigger_name, table_name } | A::DropTrigger { trigger_name, table_name } => {
+                ddl(mode, &[trigger_name, table_name])
+            }
+            A::DropTable { table_name } if is_statistics(table_name) => Ruling::Deny(STATISTICS, None),
+            A::DropTable { table_name }
+            | A::DropVtable { table_name, .. }
+            | A::DropView { view_name: table_name }
+            | A::AlterTable { table_name, .. } => ddl(mode, &[table_name]),
+            // A plain ANALYZE or REINDEX walks over every table; d3b's own are left out of it.
+            A::Analyze { table_name } if is_hidden(table_name) && mode == Mode::Write => Ruling::Ignore,
+            A::Reindex { index_name } if is_hidden(index_name) && mode == Mode::Write => Ruling::Ignore,
+            A::Analyze { table_name } => ddl(mode, &[table_name]),
+            A::Reindex { index_name } => ddl(mode, &[index_name]),
+            A::CreateTempIndex { .. }
+            | A::CreateTempTable { .. }
+            | A::CreateTempTrigger { .. }
+            | A::CreateTempView { .. }
+            | A::DropTempIndex { .. }
+            | A::DropTempTable { .. }
+            | A::DropTempTrigger { .. }
+            | A::DropTempView { .. } => {
+                Ruling::Deny(TEMPORARY, Some("use an ordinary table, or a common table expression"))
+            }
+            A::Transaction { .. } | A::Savepoint { .. } => {
+                Ruling::Deny("there are no interactive transactions", Some(BATCH))
+            }
+            A::Attach { .. } | A::Detach { .. } => Ruling::Deny(
+                "a statement can use one database only",
+                Some("every database has its own name in the API"),
+            ),
+            _ => Ruling::Deny("this kind of statement is not known to d3b", None),
+        }
+    }
+
+    /// Whether rows of a table may be inserted and deleted (`whole`) or updated.
+    fn change(&self, mode: Mode, table: &str, whole: bool) -> Ruling {
+        match mode {
+            Mode::Internal => Ruling::Allow,
+            Mode::Read => Ruling::Deny(WRITE, None),
+            _ if is_hidden(table) => Ruling::Deny(HIDDEN, None),
+            Mode::Write if is_statistics(table) && self.data.load(Ordering::Relaxed) => Ruling::Deny(STATISTICS, None),
+            Mode::Write if is_physical(table) => Ruling::Deny(PHYSICAL, None),
+            Mode::Write => Ruling::Allow,
+            Mode::CatalogueWrite if whole && table.eq_ignore_ascii_case("tables") => Ruling::Allow,
+            Mode::CatalogueWrite => Ruling::Deny(
+                "of the catalogue only rows of tables can be inserted and deleted, together with a file",
+                None,
+            ),
+        }
+    }
+
+    fn pragma(&self, mode: Mode, name: &str, value: Option<&str>) -> Ruling {
+        match name.to_ascii_lowercase().as_str() {
+            "table_info" | "table_xinfo" | "table_list" | "index_list" | "index_info" | "index_xinfo"
+            | "foreign_key_list" | "foreign_key_check" | "integrity_check" | "quick_check" => Ruling::Allow,
+            "user_version" | "application_id" if value.is_none() => Ruling::Allow,
+            "user_version" | "application_id" => ddl(mode, &[]),
+            "encoding" | "schema_version" | "foreign_keys" | "page_size" if value.is_none() => Ruling::Allow,
+            "page_count" | "freelist_count" | "compile_options" | "function_list" | "module_list"
+            | "collation_list" | "pragma_list"
+                if value.is_none() && mode == Mode::Read =>
+            {
+                Ruling::Allow
+            }
+            // Full-text search asks for it in statements of its own, to know whether its caches are fresh.
+            "data_version" if !self.pragma.load(Ordering::Relaxed) => Ruling::Allow,
+            "defer_foreign_keys" | "foreign_keys" => Ruling::Deny(
+                "this PRAGMA would outlive its statement",
+                Some("ask for deferred foreign keys with the batch"),
+            ),
+            _ => Ruling::Deny("this PRAGMA changes or shows what belongs to one replica alone", None),
+        }
+    }
+}
+
+fn read(mode: Mode, table: &str) -> Ruling {
+    if is_hidden(table) {
+        return Ruling::Deny(HIDDEN, None);
+    }
+    let asks_for_connection = table.eq_ignore_ascii_case("pragma_data_version");
+    if asks_for_connection || (mode != Mode::Read && is_physical(table)) {
+        return Ruling::Deny(PHYSICAL, None);
+    }
+    Ruling::Allow
+}
+
+fn function(mode: Mode, name: &str) -> Ruling {
+    match name.to_ascii_lowercase().as_str() {
+        "load_extension" => Ruling::Deny("extensions cannot be loaded", None),
+        "fts5_locale" | "fts3_tokenizer" | "sqlite_log" => Ruling::Deny("this function is not available", None),
+        "sqlite_version"
+        | "sqlite_source_id"
+        | "sqlite_compileoption_get"
+        | "sqlite_compileoption_used"
+        | "sqlite_offset"
+            if mode != Mode::Read =>
+        {
+            Ruling::Deny("this function tells of one replica, and a write must not depend on that", None)
+        }
+        _ => Ruling::Allow,
+    }
+}
+
+/// Whether something may be created, altered or dropped under these names.
+fn ddl(mode: Mode, names: &[&str]) -> Ruling {
+    if names.iter().any(|name| is_hidden(name)) {
+        return Ruling::Deny(HIDDEN, Some("choose another name"));
+    }
+    match mode {
+        Mode::Internal | Mode::Write => Ruling::Allow,
+        Mode::Read => Ruling::Deny(WRITE, None),
+        Mode::CatalogueWrite => Ruling::Deny("the tables of the catalogue are fixed", None),
+    }
+}
+
+fn virtual_table(mode: Mode, table: &str, module: &str) -> Ruling {
+    let known = ["fts5", "fts5vocab", "fts4", "fts3", "fts4aux", "rtree", "rtree_i32"];
+    if known.iter().any(|known| module.eq_ignore_ascii_case(known)) {
+        ddl(mode, &[table])
+    } else {
+        Ruling::Deny("virtual tables of this kind cannot be replicated", Some("fts5 and rtree can"))
+    }
+}
+
+fn starts_with(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+fn is_hidden(name: &str) -> bool {
+    starts_with(name, "_d3b_") || starts_with(name, "sqlite_autoindex__d3b_")
+}
+
+fn is_statistics(name: &str) -> bool {
+    starts_with(name, "sqlite_stat")
+}
+
+/// Tables that show pages, statements or memory of a replica.
+fn is_physical(name: &str) -> bool {
+    ["dbstat", "sqlite_dbpage", "sqlite_stmt", "bytecode", "tables_used", "sqlite_memstat"]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
+}
+
+/// What every connection has in common.
+fn open(path: &Path, flags: OpenFlags) -> rusqlite::Result<(Connection, Guard)> {
+    clock::register();
+    let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let mut connection = Connection::open_with_flags_and_vfs(path, flags, clock::VFS)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    for (setting, value) in [
+        (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+        (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+        (DbConfig::SQLITE_DBCONFIG_DQS_DML, false),
+        (DbConfig::SQLITE_DBCONFIG_DQS_DDL, false),
+        (DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, true),
+    ] {
+        connection.set_db_config(setting, value)?;
+    }
+    for (limit, value) in [
+        (Limit::SQLITE_LIMIT_LENGTH, VALUE_BYTES_MAX),
+        (Limit::SQLITE_LIMIT_SQL_LENGTH, SQL_BYTES_MAX),
+        (Limit::SQLITE_LIMIT_ATTACHED, 0),
+        (Limit::SQLITE_LIMIT_WORKER_THREADS, 0),
+    ] {
+        connection.set_limit(limit, value)?;
+    }
+    random::install(&connection)?;
+    let guard = Guard::install(&mut connection)?;
+    connection.execute_batch("PRAGMA cell_size_check=ON")?;
+    Ok((connection, guard))
+}
+
+/// Opens a database's only writing connection, in WAL mode.
+///
+/// # Errors
+/// The file cannot be opened (or, with `create`, made), or is not a database.
+pub fn open_writer(path: &Path, create: bool) -> rusqlite::Result<(Connection, Guard)> {
+    let flag = if create { OpenFlags::SQLITE_OPEN_CREATE } else { OpenFlags::empty() };
+    let (mut connection, guard) = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | flag)?;
+    if create {
+        // The default depends on the disk.
+        connection.execute_batch("PRAGMA page_size=4096")?;
+    }
+    // After a power cut a database may lack the last slots; the log has them. So commits need no sync of their own.
+    connection.execute_batch(&format!(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}; \
+         PRAGMA journal_size_limit=67108864"
+    ))?;
+    guard.limit_steps(&mut connection)?;
+    Ok((connection, guard))
+}
+
+/// Opens a connection that can only read.
+///
+/// # Errors
+/// The file cannot be opened, or is not a database.
+pub fn open_reader(path: &Path) -> rusqlite::Result<(Connection, Guard)> {
+    let (connection, guard) = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.execute_batch("PRAGMA query_only=ON")?;
+    guard.shared.read_only.store(true, Ordering::Relaxed);
+    Ok((connection, guard))
+}
+
+/// Prepares a text that must hold exactly one statement, in the mode that is set. The outer error is this replica's
+/// own trouble.
+///
+/// # Errors
+/// The inner error refuses the text: it is empty, holds two statements, is wrong, or not allowed.
+pub fn prepare_single<'c>(
+    connection: &'c Connection,
+    guard: &Guard,
+    sql: &str,
+) -> rusqlite::Result<Result<Statement<'c>, Rejection>> {
+    if let Some(at) = sql.find('\0') {
+        let rejection = Rejection::new(Code::BadRequest, "the statement holds a NUL character");
+        return Ok(Err(Rejection { offset: u32::try_from(at).ok(), ..rejection }));
+    }
+    let word = crate::statement::first_word(sql);
+    if word.eq_ignore_ascii_case("VACUUM") {
+        let rejection = Rejection::new(Code::StatementDenied, "VACUUM renumbers rows, differently on each replica");
+        return Ok(Err(rejection));
+    }
+    guard.announce(sql);
+    match connection.prepare(sql) {
+        Ok(statement) if word.is_empty() && is_empty(&statement) => {
+            Ok(Err(Rejection::new(Code::BadRequest, "the text holds no statement")))
+        }
+        Ok(statement) => Ok(Ok(statement)),
+        Err(rusqlite::Error::MultipleStatement) => {
+            let rejection = Rejection::new(Code::BadRequest, "the text holds more than one statement");
+            Ok(Err(rejection.with_hint("send several statements as a batch")))
+        }
+        Err(error) => rejection(error, guard).map(Err),
+    }
+}
+
+/// White space and comments prepare to nothing.
+fn is_empty(statement: &Statement<'_>) -> bool {
+    statement.expanded_sql().is_none()
+}
+
+/// What an error of SQLite means: a refusal that is the same on every replica, or (the error itself) trouble of this
+/// one.
+///
+/// # Errors
+/// The error, where the replica or the database's file has failed.
+pub fn rejection(error: rusqlite::Error, guard: &Guard) -> rusqlite::Result<Rejection> {
+    let (cause, message, offset) = match &error {
+        rusqlite::Error::SqliteFailure(cause, message) => (*cause, message.clone(), None),
+        rusqlite::Error::SqlInputError { error: cause, msg, offset, .. } => {
+            (*cause, Some(msg.clone()), u32::try_from(*offset).ok())
+        }
+        _ => return Err(error),
+    };
+    let denial = guard.take_denial();
+    // Functions that are not allowed are told as ordinary errors.
+    let denied =
+        denial.is_some() && matches!(cause.code, ErrorCode::AuthorizationForStatementDenied | ErrorCode::Unknown);
+    let code = match cause.code {
+        _ if denied => Code::StatementDenied,
+        ErrorCode::ConstraintViolation => Code::Constraint,
+        ErrorCode::AuthorizationForStatementDenied => Code::StatementDenied,
+        ErrorCode::ReadOnly if guard.shared.read_only.load(Ordering::Relaxed) => Code::StatementDenied,
+        ErrorCode::TooBig | ErrorCode::OperationInterrupted => Code::TooLarge,
+        ErrorCode::Unknown
+        | ErrorCode::TypeMismatch
+        | ErrorCode::OperationAborted
+        | ErrorCode::DatabaseLocked
+        | ErrorCode::ParameterOutOfRange => Code::SqlError,
+        ErrorCode::DiskFull if !clock::take_disk_full() => Code::SqlError,
+        // A virtual table's content that does not fit together came in by a file or by SQL, and is the same everywhere.
+        ErrorCode::DatabaseCorrupt if cause.extended_code == ffi::SQLITE_CORRUPT_VTAB => Code::SqlError,
+        _ => return Err(error),
+    };
+    let (detail, hint) = match (denial, cause.code) {
+        (Some(denial), _) if denied => (denial.detail, denial.hint),
+        (_, ErrorCode::OperationInterrupted) => (
+            format!("the operation took more than {} million steps", STEPS_MAX / 1_000_000),
+            Some("divide it into smaller ones".to_owned()),
+        ),
+        (_, ErrorCode::DiskFull) => ("the table has used up its AUTOINCREMENT values".to_owned(), None),
+        _ => (message.unwrap_or_else(|| cause.to_string()), None),
+    };
+    Ok(Rejection { code, detail, hint, sqlite_code: Some(cause.extended_code), offset, statement: None })
+}
+
+/// Binds arguments to a statement's parameters.
+///
+/// # Errors
+/// Too few or too many of them, names that the statement does not have, parameters without a value, values that are
+/// too long.
+pub fn bind(statement: &mut Statement<'_>, arguments: &Arguments) -> Result<(), Rejection> {
+    let expected = statement.parameter_count();
+    match arguments {
+        Arguments::Positional(values) => {
+            if values.len() != expected {
+                return Err(Rejection::new(
+                    Code::BadRequest,
+                    format!("the statement has {expected} parameters, and {} arguments were given", values.len()),
+                ));
+            }
+            values.iter().enumerate().try_for_each(|(index, value)| bind_one(statement, index + 1, value))
+        }
+        Arguments::Named(values) => bind_named(statement, values, expected),
+    }
+}
+
+fn bind_named(statement: &mut Statement<'_>, values: &[(String, Value)], expected: usize) -> Result<(), Rejection> {
+    let refuse = |detail: String| Err(Rejection::new(Code::BadRequest, detail));
+    let mut bound = vec![false; expected];
+    for (name, value) in values {
+        // Names of parameters hold no NUL, which the search could not look for.
+        let index = if name.contains('\0') { None } else { statement.parameter_index(name).ok().flatten() };
+        let Some(index) = index else {
+            return refuse(format!("the statement has no parameter {name:?}"));
+        };
+        if std::mem::replace(&mut bound[index - 1], true) {
+            return refuse(format!("the argument {name:?} was given twice"));
+        }
+        bind_one(statement, index, value)?;
+    }
+    match bound.iter().position(|bound| !bound) {
+        None => Ok(()),
+        Some(index) => match statement.parameter_name(index + 1) {
+            Some(name) => refuse(format!("no argument was given for the parameter {name}")),
+            None => refuse("the statement has parameters without names, and the arguments have names".to_owned()),
+        },
+    }
+}
+
+fn bind_one(statement: &mut Statement<'_>, index: usize, value: &Value) -> Result<(), Rejection> {
+    let value = match value {
+        Value::Null => ValueRef::Null,
+        Value::Integer(integer) => ValueRef::Integer(*integer),
+        Value::Real(real) => ValueRef::Real(*real),
+        Value::Text(text) => ValueRef::Text(text.as_bytes()),
+        Value::Blob(bytes) => ValueRef::Blob(bytes),
+    };
+    statement.raw_bind_parameter(index, ToSqlOutput::Borrowed(value)).map_err(|error| {
+        let too_big = error.sqlite_error_code() == Some(ErrorCode::TooBig);
+        let code = if too_big { Code::TooLarge } else { Code::BadRequest };
+        Rejection::new(code, format!("argument {index} cannot be bound: {error}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer(directory: &tempfile::TempDir) -> (Connection, Guard) {
+        let (connection, guard) = open_writer(&directory.path().join("db"), true).unwrap();
+        connection
+            .execute_batch(
+                "CREATE TABLE t(id INTEGER PRIMARY KEY, x); CREATE TABLE _d3b_state(x); CREATE TABLE tables(x)",
+            )
+            .unwrap();
+        (connection, guard)
+    }
+
+    fn run(connection: &Connection, guard: &Guard, mode: Mode, sql: &str) -> Result<(), Rejection> {
+        guard.set(mode);
+        guard.begin_operation();
+        let mut statement = prepare_single(connection, guard, sql).unwrap()?;
+        let mut rows = statement.raw_query();
+        loop {
+            match rows.next() {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(rejection(error, guard).unwrap()),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(mode: Mode, expected: Option<Code>, texts: &[&str]) {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (connection, guard) = writer(&directory);
+        for text in texts {
+            let result = run(&connection, &guard, mode, text);
+            assert_eq!(result.as_ref().err().map(|rejection| rejection.code), expected, "{text}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn what_would_not_replicate_is_denied() {
+        check(
+            Mode::Write,
+            Some(Code::StatementDenied),
+            &[
+                "ATTACH 'other' AS o",
+                "DETACH main",
+                "VACUUM",
+                "vacuum into 'x'",
+                "BEGIN",
+                "COMMIT",
+                "END",
+                "ROLLBACK",
+                "SAVEPOINT s",
+                "CREATE TEMP TABLE u(x)",
+                "CREATE TEMP VIEW v AS SELECT 1",
+                "CREATE TEMPORARY TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END",
+                "SELECT load_extension('x')",
+                "SELECT fts5_locale('en', 'x')",
+                "INSERT INTO t(x) SELECT sqlite_version()",
+                "INSERT INTO t(x) VALUES(sqlite_source_id())",
+                "PRAGMA journal_mode=DELETE",
+                "PRAGMA foreign_keys=OFF",
+                "PRAGMA defer_foreign_keys=ON",
+                "PRAGMA writable_schema=ON",
+                "PRAGMA data_version",
+                "PRAGMA database_list",
+                "PRAGMA wal_checkpoint",
+                "PRAGMA optimize",
+                "SELECT * FROM pragma_data_version",
+                "SELECT * FROM pragma_database_list",
+                "SELECT * FROM dbstat",
+                "SELECT * FROM _d3b_state",
+                "SELECT * FROM _D3B_state",
+                "INSERT INTO _d3b_state VALUES(1)",
+                "UPDATE _d3b_state SET x = 1",
+                "DELETE FROM _d3b_state",
+                "DROP TABLE _d3b_state",
+                "ALTER TABLE _d3b_state ADD COLUMN y",
+                "CREATE TABLE _d3b_other(x)",
+                "CREATE INDEX _d3b_i ON t(x)",
+                "CREATE INDEX i ON _d3b_state(x)",
+                "CREATE TRIGGER g AFTER INSERT ON _d3b_state BEGIN SELECT 1; END",
+                "CREATE VIRTUAL TABLE v USING dbstat",
+                "EXPLAIN DELETE FROM _d3b_state",
+            ],
+        );
+    }
+
+    #[test]
+    fn ordinary_sql_is_allowed() {
+        check(
+            Mode::Write,
+            None,
+            &[
+                "SELECT 1; -- and a comment",
+                "/* first */ SELECT 1 /* unfinished",
+                "VALUES(1), (2)",
+                "INSERT INTO t(x) VALUES(random()), (hex(randomblob(3))), (datetime('now'))",
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9) INSERT INTO t(x) SELECT i FROM n",
+                "UPDATE t SET x = 1",
+                "DELETE FROM t",
+                "CREATE TABLE u AS SELECT * FROM t",
+                "CREATE INDEX i ON t(x)",
+                "CREATE VIEW v AS SELECT x FROM t",
+                "CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM u; END",
+                "INSERT INTO t(x) VALUES(1)",
+                "ANALYZE",
+                "ANALYZE t",
+                "REINDEX",
+                "ALTER TABLE t ADD COLUMN y",
+                "ALTER TABLE t RENAME COLUMN y TO z",
+                "ALTER TABLE u RENAME TO w",
+                "CREATE VIRTUAL TABLE f USING fts5(text)",
+                "INSERT INTO f VALUES('hello')",
+                "SELECT * FROM f WHERE f MATCH 'hello'",
+                "INSERT INTO f(f) VALUES('optimize')",
+                "DROP TABLE f",
+                "CREATE VIRTUAL TABLE r USING rtree(id, a, b)",
+                "INSERT INTO r VALUES(1, 2, 3)",
+                "SELECT * FROM json_each('[1]')",
+                "PRAGMA table_info(t)",
+                "SELECT * FROM pragma_table_info('t')",
+                "PRAGMA user_version",
+                "PRAGMA user_version = 5",
+                "PRAGMA foreign_key_check",
+                "EXPLAIN SELECT * FROM t",
+                "DROP TRIGGER g",
+                "DROP VIEW v",
+                "DROP TABLE w",
+                "SELECT changes(), last_insert_rowid()",
+            ],
+        );
+    }
+
+    #[test]
+    fn statistics_are_written_by_analyze_only() {
+        let directory = tempfile::TempDir::new().unwrap();
+        let (connection, guard) = writer(&directory);
+        connection.execute_batch("CREATE INDEX i ON t(x); INSERT INTO t VALUES(1, 2); ANALYZE").unwrap();
+        for text in ["DELETE FROM sqlite_stat1", "UPDATE sqlite_stat1 SET stat = '9'", "DROP TABLE sqlite_stat1"] {
+            assert!(run(&connection, &guard, Mode::Write, text).is_err(), "{text}");
+        }
+        run(&connection, &guard, Mode::Write, "DROP INDEX i").unwrap();
+        run(&connection, &guard, Mode::Write, "SELECT * FROM sqlite_stat1").unwrap();
+        let hidden = "SELECT count(*) FROM sqlite_stat1 WHERE tbl LIKE '\\_d3b%' ESCAPE '\\'";
+        guard.set(Mode::Internal);
+        connection.execute_batch("INSERT INTO _d3b_state VALUES(1); CREATE INDEX j ON _d3b_state(x)").unwrap();
+        run(&connection, &guard, Mode::Write, "ANALYZE").unwrap();
+        assert_eq!(connection.query_row(hidden, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    }
+
+    #[test]
+    fn reads_write_nothing() {
+        check(
+            Mode::Read,
+            None,
+            &["SELECT * FROM t", "PRAGMA page_count", "SELECT sqlite_version()", "EXPLAIN SELECT 1"],
+        );
+        let writes =
+            ["INSERT INTO t(x) VALUES(1)", "CREATE TABLE u(x)", "ANALYZE", "DROP TABLE t", "PRAGMA user_version = 5"];
+        check(Mode::Read, Some(Code::StatementDenied), &writes);
+    }
+
+    #[test]
+    fn raw_clients_change_rows_of_tables_only() {
+        check(
+            Mode::CatalogueWrite,
+            None,
+            &["INSERT INTO tables VALUES(1)", "DELETE FROM tables", "SELECT * FROM tables"],
+        );
+        let others =
+            ["UPDATE tables SET x = 1", "INSERT INTO t(x) VALUES(1)", "CREATE TABLE u(x)", "DROP TABLE tables"];
+        check(Mode::CatalogueWrite, Some(Code::StatementDenied), &others);
+    }
+
+    #[test]
+    fn texts_that_are_not_one_statement() {
+        check(
+            Mode::Write,
+            Some(Code::BadRequest),
+            &["", " ", ";", "-- nothing", "/* nothing */", "SELECT 1; SELECT 2", "SELECT 1\0"],
+        );
+        check(
+            Mode::Write,
+            Some(Code::SqlError),
+            &["SELEC 1", "SELECT * FROM nowhere", "SELECT \"text\"", "SELECT 1; garbage"],
+        );
+    }
+
+    #[test]
+    fn endless_statements_are_interrupted() {
+        let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0";
+        check(Mode::Write, Some(Code::TooLarge), &[endless]);
+    }
+
+    #[test]
+    fn arguments_fit_their_parameters() {
+        let connection = Connection::open_in_memory().unwrap();
+        let try_bind = |sql: &str, arguments: Arguments| {
+            let mut statement = connection.prepare(sql).unwrap();
+            bind(&mut statement, &arguments).map_err(|rejection| rejection.detail)
+        };
+        let named = |names: &[&str]| {
+            Arguments::Named(names.iter().map(|name| ((*name).to_owned(), Value::Integer(1))).collect())
+        };
+        let positional = |count| Arguments::Positional(vec![Value::Null; count]);
+        assert_eq!(try_bind("SELECT ?, ?", positional(2)), Ok(()));
+        assert_eq!(try_bind("SELECT ?2", positional(2)), Ok(()));
+        assert_eq!(try_bind("SELECT :a, $b, @c, :a", named(&[":a", "@c", "$b"])), Ok(()));
+        assert_eq!(try_bind("SELECT 1", named(&[])), Ok(()));
+        for (sql, arguments, problem) in [
+            ("SELECT ?", positional(2), "1 parameters, and 2 arguments"),
+            ("SELECT ?", positional(0), "1 parameters, and 0 arguments"),
+            ("SELECT :a", named(&[":a", ":b"]), "no parameter \":b\""),
+            ("SELECT :a", named(&["a"]), "no parameter \"a\""),
+            ("SELECT :a", named(&[":a", ":a"]), "given twice"),
+            ("SELECT :a, :b", named(&[":a"]), "parameter :b"),
+            ("SELECT :a, ?", named(&[":a"]), "without names"),
+            ("SELECT :a", named(&[":a\0"]), "no parameter"),
+        ] {
+            let detail = try_bind(sql, arguments).unwrap_err();
+            assert!(detail.contains(problem), "{detail}");
+        }
+    }
+}

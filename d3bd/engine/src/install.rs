@@ -11,6 +11,7 @@ use d3b::{BlobReference, Code, DatabaseId, Digest, Hasher, Rejection, Slot};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::database::{self, Database};
+use crate::databases::is_damage;
 use crate::fingerprint::Fingerprint;
 use crate::guard::{self, Guard, Mode};
 use crate::{catalogue, reader, requests};
@@ -198,12 +199,7 @@ fn publish(building: &Path, path: &Path, directory: &Path) -> Result<(), Install
     sync_directory(directory).map_err(|error| InstallError::Io(directory.to_owned(), error))
 }
 
-/// Whether a file is damaged.
-fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-}
-
 /// Whether an error lies in the uploaded bytes: damage that the check did not see, or tables in the way.
 fn is_unusable(error: &rusqlite::Error) -> bool {
-    is_damage(error) || error.sqlite_error_code() == Some(ErrorCode::Unknown)
+    is_damage(error) || database::sqlite_error(error).is_some_and(|error| error.code == ErrorCode::Unknown)
 }

@@ -28,6 +28,8 @@ pub mod random;
 pub mod reader;
 pub mod requests;
 mod statement;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::PathBuf;

@@ -39,7 +39,7 @@ impl Kind {
 }
 
 /// The first word behind white space and comments, as SQLite's tokenizer sees them.
-fn first_word(sql: &str) -> &str {
+pub(crate) fn first_word(sql: &str) -> &str {
     let mut rest = sql;
     loop {
         rest = rest.trim_start_matches([' ', '\t', '\n', '\x0c', '\r', '\u{feff}']);
@@ -70,9 +70,10 @@ impl Admitted {
         // A text that begins like d3b's own statements could meet one of them in the cache, and run with its rights.
         let cacheable = Kind::of(sql) == Kind::Data && sql.len() <= CACHED_TEXT_MAX && !sql.trim().starts_with(OWN);
         if cacheable && self.0.contains(sql) {
+            guard.announce(sql);
             return match connection.prepare_cached(sql) {
                 Ok(statement) => Ok(Prepared::Cached(statement)),
-                Err(error) => Err(guard::rejection(error, guard, connection)?.into()),
+                Err(error) => Err(guard::rejection(error, guard)?.into()),
             };
         }
         let statement = guard::prepare_single(connection, guard, sql)??;
@@ -133,6 +134,13 @@ pub(crate) fn run(
         database.schema_changed();
     }
     let result = result?;
+    if database.recorder.saw_greatest_rowid() {
+        return Err(greatest_rowid().into());
+    }
+    if kind == Kind::Other {
+        check_hidden(database)?;
+        check_created(database)?;
+    }
     expect(statement, &result)?;
     Ok(result)
 }
@@ -168,7 +176,7 @@ fn step(
                 }
                 result.rows.push(values);
             }
-            Err(error) => return Err(guard::rejection(error, guard, connection)?.into()),
+            Err(error) => return Err(guard::rejection(error, guard)?.into()),
         }
     }
     drop(rows);
@@ -194,6 +202,42 @@ fn owned(value: ValueRef<'_>) -> Value {
         ValueRef::Text(bytes) => Value::Text(String::from_utf8_lossy(bytes).into_owned()),
         ValueRef::Blob(bytes) => Value::Blob(bytes.to_vec()),
     }
+}
+
+/// After that rowid SQLite would draw the next one at random.
+pub(crate) fn greatest_rowid() -> Rejection {
+    Rejection::new(Code::Constraint, format!("the rowid {} cannot be used: the next one would be random", i64::MAX))
+}
+
+/// Refuses to rename something to a name of d3b's own, which the authorizer is not told of.
+fn check_hidden(database: &Database) -> Result<(), Refusal> {
+    if database.count_hidden()? == database.hidden {
+        return Ok(());
+    }
+    Err(Rejection::new(Code::StatementDenied, "names that begin with _d3b_ are d3b's own").into())
+}
+
+/// Refuses tables and views whose columns SQLite had to name itself, because a query gave several of them one name: of
+/// the fifth on, the names would be random.
+fn check_created(database: &Database) -> Result<(), Refusal> {
+    for created in database.guard.take_created() {
+        let mut statement = database.own("/*d3b*/SELECT name FROM pragma_table_xinfo(?)")?;
+        let mut rows = statement.query([&created])?;
+        while let Some(row) = rows.next()? {
+            let column: String = row.get(0)?;
+            let made_up = column
+                .rsplit_once(':')
+                .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()));
+            if made_up {
+                let detail =
+                    format!("{created} would have several columns with one name, one of them called {column:?}");
+                return Err(Rejection::new(Code::StatementDenied, detail)
+                    .with_hint("name every column with AS")
+                    .into());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn too_large() -> Refusal {
