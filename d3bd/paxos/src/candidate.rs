@@ -218,7 +218,8 @@ impl<S: Storage> Replica<S> {
         self.lead_if_promised()
     }
 
-    /// Lets time pass for a candidate; true if its campaign has failed.
+    /// Lets time pass for a candidate; true if its campaign has failed. While the own ballot is on its way to the disk
+    /// it has not begun: a slow disk must not make a replica campaign for ever.
     pub(crate) fn tick_candidate(&mut self) -> bool {
         let State::Candidate(candidate) = &mut self.state else { return false };
         let now = self.core.now.ticks;
@@ -226,7 +227,19 @@ impl<S: Storage> Replica<S> {
             candidate.repeat_at = now.after(self.core.settings.heartbeat);
             candidate.ask = true;
         }
-        now >= candidate.deadline
+        now >= candidate.deadline && self.core.acceptor.promised_durable() >= candidate.ballot
+    }
+
+    /// Something became durable; if it was the own ballot, the others have their time now, and disks of their own.
+    pub(crate) fn begin_waiting(&mut self, durable_before: Ballot) {
+        let timeout = self.core.settings.election_timeout_max;
+        let deadline = self.core.election_deadline().after(timeout);
+        if let State::Candidate(candidate) = &mut self.state
+            && durable_before < candidate.ballot
+            && self.core.acceptor.promised_durable() >= candidate.ballot
+        {
+            candidate.deadline = deadline;
+        }
     }
 
     /// A chunk of a promise.
@@ -253,7 +266,7 @@ impl<S: Storage> Replica<S> {
         let lowest = self.core.acceptor.mutation.breaks(Planted::AnyValueInPhaseOne);
         merge(&mut candidate.merged, candidate.from, records, lowest);
         candidate.promises.insert(from, Promised { next, commit, clock_ms, last: Slot(end) });
-        candidate.deadline = deadline;
+        candidate.deadline = candidate.deadline.max(deadline);
         if let Some(next) = next {
             self.core.send(from, Message::PromiseMore { ballot, from: next });
         }

@@ -397,6 +397,15 @@ impl<S: Storage> Replica<S> {
         }
     }
 
+    /// A follower's connection broke.
+    pub(crate) fn on_peer_reset(&mut self, peer: ReplicaId) {
+        if let State::Leader(leader) = &mut self.state
+            && let Some(peer) = leader.peers.get_mut(&peer)
+        {
+            peer.reset();
+        }
+    }
+
     /// Asked for an index by a follower.
     pub(crate) fn on_read_index(&mut self, from: ReplicaId, read: ReadId) {
         match &mut self.state {

@@ -100,6 +100,12 @@ impl Peer {
         }
     }
 
+    /// Its connection broke: what was under way is probably lost, and more would be too.
+    pub(crate) fn reset(&mut self) {
+        self.in_flight.clear();
+        self.flow = Flow::Asking;
+    }
+
     /// It cannot take what it was sent, for want of the slot `want`. Told at a heartbeat round of the peer's.
     pub(crate) fn wants(&mut self, want: Slot, round: u64) {
         match self.flow {
@@ -143,6 +149,17 @@ mod tests {
         peer.accepted(Slot(9));
         peer.wants(Slot(4), 2);
         assert_eq!((peer.next, peer.upto), (Slot(4), Slot(9)));
+    }
+
+    #[test]
+    fn nothing_is_sent_into_a_broken_connection() {
+        let mut peer = Peer::known(Slot(0), 0, Ticks(0));
+        peer.sent(Slot(9), 10, 1);
+        peer.reset();
+        assert!(!peer.may_send(1_000));
+        assert_eq!(peer.next, Slot(10), "a heartbeat behind what was sent shows whether it arrived");
+        peer.accepted(Slot(9));
+        assert!(peer.may_send(1_000));
     }
 
     #[test]

@@ -85,6 +85,7 @@ impl<S: Storage> Replica<S> {
             }
             Input::ConnectionReset(peer) => {
                 self.on_connection_reset(peer);
+                self.on_peer_reset(peer);
                 Ok(())
             }
             Input::Transfer(target) => {
@@ -284,7 +285,9 @@ impl<S: Storage> Replica<S> {
     }
 
     fn on_persisted(&mut self, id: PersistId) -> Result<(), StorageError> {
+        let before = self.core.acceptor.promised_durable();
         if self.core.acceptor.persisted(id) {
+            self.begin_waiting(before);
             self.lead_if_promised()?;
             self.advance_leader();
         }

@@ -165,6 +165,53 @@ fn nine_replicas_under_faults() {
     check(9, 0..20, 1_000);
 }
 
+/// Every way in which single directions of links may be dead for good (FAULTS 23): while two of three replicas hear each
+/// other, somebody leads, keeps leading, and gets commands chosen.
+#[test]
+fn dead_links_neither_stop_nor_shake_a_connected_majority() {
+    let links = [(1, 2), (2, 1), (1, 3), (3, 1), (2, 3), (3, 2)].map(|(from, to)| (ReplicaId(from), ReplicaId(to)));
+    for dead in 0_u32..64 {
+        let mut world = World::new(3, u64::from(dead));
+        world.heal().unwrap();
+        // First with all links, so that somebody leads who then perhaps can no longer.
+        world.demand_progress().unwrap();
+        world.blocked =
+            links.iter().enumerate().filter(|(bit, _)| dead & (1 << bit) != 0).map(|(_, link)| *link).collect();
+        let alive = |pair: usize| !world.blocked.contains(&links[pair]) && !world.blocked.contains(&links[pair + 1]);
+        if ![0, 2, 4].into_iter().any(alive) {
+            continue;
+        }
+        let mut chosen = Vec::new();
+        let mut changes = 0;
+        let mut led_by = None;
+        for round in 0..2_000 {
+            world.pass().unwrap();
+            if round % 10 == 0
+                && let Some(leader) = world.leader()
+            {
+                world.propose(leader).unwrap();
+            }
+            if round >= 1_000 && led_by != world.leader() {
+                changes += 1;
+            }
+            led_by = world.leader();
+            chosen.push(world.commands());
+        }
+        assert!(chosen[1_999] >= chosen[1_000] + 90, "dead links {dead:06b}: {} then {}", chosen[1_000], chosen[1_999]);
+        assert_eq!(changes, 0, "dead links {dead:06b}: the leader changes all the time");
+    }
+}
+
+#[test]
+fn disks_slower_than_an_election_timeout_do_not_stop_the_group() {
+    for seed in 0..20 {
+        let mut world = World::new(3, seed);
+        world.sync_ticks = 800;
+        world.heal().unwrap();
+        world.demand_progress().unwrap();
+    }
+}
+
 #[test]
 fn equal_seeds_give_equal_runs() {
     let run = |seed| {

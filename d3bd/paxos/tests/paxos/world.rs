@@ -81,6 +81,8 @@ pub struct World {
     pub network: Vec<Envelope>,
     pub blocked: BTreeSet<(ReplicaId, ReplicaId)>,
     pub ticks: u64,
+    /// In fair time, disks sync this often.
+    pub sync_ticks: u64,
     loss: u64,
     doubling: u64,
     /// Who has ever durably accepted what: from it follows what is chosen.
@@ -154,6 +156,7 @@ impl World {
             network: Vec::new(),
             blocked: BTreeSet::new(),
             ticks: 0,
+            sync_ticks: 1,
             loss,
             doubling,
             accepted: BTreeMap::new(),
@@ -483,8 +486,10 @@ impl World {
                 }
             }
             for id in awake.iter().copied() {
-                self.persisted(id)?;
-                self.pump(id)?;
+                if self.ticks.is_multiple_of(self.sync_ticks) {
+                    self.persisted(id)?;
+                    self.pump(id)?;
+                }
                 self.apply(id, u64::MAX)?;
             }
         }
