@@ -119,6 +119,14 @@ impl RequestBody {
     pub(crate) async fn collect(mut self, headers: &HeaderMap, bytes_max: u64) -> Result<Bytes, Problem> {
         check_encoding(headers)?;
         let announced = check_length(headers, bytes_max)?;
+        let whole = self.gather(announced, bytes_max).await?;
+        if let Some(digest) = announced_digest(headers)? {
+            check_digest(Some(digest), Digest::of(&whole))?;
+        }
+        Ok(whole)
+    }
+
+    async fn gather(&mut self, announced: Option<u64>, bytes_max: u64) -> Result<Bytes, Problem> {
         let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
         if announced == Some(first.len() as u64) {
             return Ok(first);

@@ -332,6 +332,6 @@ mod tests {
         assert_eq!((file_id.as_str(), statements.len()), ("a/b", 1));
         assert!(read_post(r#"{"file_id":"a"}"#).unwrap().1.is_empty());
         assert!(read_post(r#"{"file_id":"a","args":[1]}"#).unwrap_err().detail.contains("args without sql"));
-        assert!(read_post(r#"{"file_id":"a\nb"}"#).unwrap_err().detail.contains("file id"));
+        assert!(read_post(r#"{"file_id":"a\nb"}"#).unwrap_err().detail.contains("control"));
     }
 }

@@ -58,7 +58,7 @@ impl Run {
         }
     }
 
-    async fn run_streamed(mut self, handle: &Handle) -> Result<Response, Problem> {
+    async fn run_streamed(self, handle: &Handle) -> Result<Response, Problem> {
         self.wait_for_group(handle).await?;
         let form = self.form;
         let Streamed { sink, sender, mut receiver } = encode::stream(form);

@@ -3,7 +3,6 @@
 use d3b::json::{JsonError, parse_arguments};
 use d3b::{Arguments, Code, Expectation, Problem, Statement, Value};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::problem::bad_request;
@@ -59,11 +58,6 @@ pub(crate) struct Batch {
 /// Reads a JSON body into a type of ours.
 pub(crate) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Problem> {
     serde_json::from_str(text).map_err(|error| bad_request(format!("the body is not what this route takes: {error}")))
-}
-
-/// The same for types that keep nothing of the text.
-pub(crate) fn read_owned<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
-    read(text)
 }
 
 fn json_problem(error: &JsonError) -> Problem {
