@@ -98,6 +98,9 @@ impl Engine {
         let fenced = catalogue::fenced(&catalogue).map_err(sqlite)?;
         let readers = Readers::new(directory);
         readers.publish(durable);
+        for (id, problem) in &fenced {
+            readers.fence(*id, problem);
+        }
         Ok(Engine {
             catalogue,
             databases: Databases::new(directory, options.connections_max, fenced),
@@ -382,9 +385,16 @@ impl Engine {
             },
         };
         // Without its predecessor's keys it might carry out again here what others know to be repeated.
-        self.databases.fence(replaced, problem.clone());
-        self.databases.fence(changed.id, format!("it could not inherit the keys of the one before: {problem}"));
+        self.fence(changed.id, format!("it could not inherit the keys of the one before: {problem}"));
+        self.fence(replaced, problem);
         Ok(())
+    }
+
+    /// Stops serving a database.
+    fn fence(&mut self, id: DatabaseId, problem: String) {
+        self.readers.fence(id, &problem);
+        self.databases.fence(id, problem);
+        self.fingerprints.remove(&id);
     }
 
     /// After a refusal that ended the transaction: what was in it is done again, and the refusal recorded after that.
@@ -463,8 +473,7 @@ impl Engine {
         };
         tracing::error!(%slot, database = %id, problem, "a database is damaged and is not served by this replica any more");
         let rejection = databases::fenced_rejection(&problem);
-        self.databases.fence(id, problem);
-        self.fingerprints.remove(&id);
+        self.fence(id, problem);
         for index in run.open.remove(&id).into_iter().flatten() {
             if let Some(applied) = run.applied.get_mut(index) {
                 applied.outcome = Some(Err(rejection.clone()));
@@ -527,6 +536,7 @@ impl Engine {
         let directory = self.databases.directory().to_owned();
         for id in &dropped {
             self.databases.forget(*id);
+            self.readers.forget(*id);
             self.fingerprints.remove(id);
             let path = database::path(&directory, *id);
             install::remove(&path).map_err(|source| Fatal::Io { slot: durable, path, source })?;

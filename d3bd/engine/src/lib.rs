@@ -39,6 +39,7 @@ use d3b::{BlobReference, DatabaseId, DatabaseName, Digest, IdempotencyKey, Outco
 pub use command::{Command, DecodeError, Origin};
 pub use engine::Engine;
 pub use fingerprint::Fingerprint;
+pub use reader::{Readers, check_upload};
 
 /// The version of the SQL semantics that this build applies entries with, and that leaders stamp on entries.
 ///
@@ -164,4 +165,10 @@ pub enum Fatal {
         /// What does not fit.
         problem: String,
     },
+}
+
+/// The version of the bundled SQLite, for people.
+#[must_use]
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
 }

@@ -65,8 +65,13 @@ impl Admitted {
         self.0.clear();
     }
 
-    /// A user's statement, prepared.
-    fn prepare<'c>(&mut self, connection: &'c Connection, guard: &Guard, sql: &str) -> Result<Prepared<'c>, Refusal> {
+    /// A user's statement, prepared in the mode that is set.
+    pub fn prepare<'c>(
+        &mut self,
+        connection: &'c Connection,
+        guard: &Guard,
+        sql: &str,
+    ) -> Result<Prepared<'c>, Refusal> {
         // A text that begins like d3b's own statements could meet one of them in the cache, and run with its rights.
         let cacheable = Kind::of(sql) == Kind::Data && sql.len() <= CACHED_TEXT_MAX && !sql.trim().starts_with(OWN);
         if cacheable && self.0.contains(sql) {
@@ -88,7 +93,7 @@ impl Admitted {
 }
 
 /// A prepared statement of a user.
-enum Prepared<'c> {
+pub(crate) enum Prepared<'c> {
     /// It goes back to the cache when it is dropped.
     Cached(CachedStatement<'c>),
     /// It is finalized when it is dropped.

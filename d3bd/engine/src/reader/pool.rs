@@ -1,0 +1,274 @@
+//! Read-only connections: few enough for the process's files, kept open while they are in use.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use d3b::{Code, DatabaseId, Rejection, Slot};
+use rusqlite::{CachedStatement, Connection, ErrorCode};
+
+use crate::apply::Refusal;
+use crate::database::{self, OWN};
+use crate::databases;
+use crate::guard::{self, Guard, Mode};
+use crate::statement::Admitted;
+
+/// How many connections there are at most, idle ones included; each has three files open.
+const CONNECTIONS_MAX: usize = 128;
+
+/// How long an idle connection stays open.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// How many prepared statements a connection keeps.
+const STATEMENTS_MAX: usize = 64;
+
+/// How many steps of SQLite's virtual machine lie between two looks at the clock.
+const STEPS_PER_CALL: i32 = 4_000;
+
+/// A connection that one read has for itself.
+pub(super) struct Pooled {
+    id: DatabaseId,
+    connection: Connection,
+    guard: Guard,
+    admitted: Admitted,
+}
+
+impl Pooled {
+    fn open(path: &Path, id: DatabaseId) -> rusqlite::Result<Pooled> {
+        let (connection, guard) = guard::open_reader(path)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        Ok(Pooled { id, connection, guard, admitted: Admitted::default() })
+    }
+
+    /// The connection, for what statements cannot do.
+    pub fn connection(&self) -> &Connection {
+        self.guard.set(Mode::Internal);
+        &self.connection
+    }
+
+    /// One of d3b's own statements, prepared at most once.
+    pub fn own(&self, sql: &str) -> rusqlite::Result<CachedStatement<'_>> {
+        debug_assert!(sql.starts_with(OWN), "{sql}");
+        self.guard.set(Mode::Internal);
+        self.connection.prepare_cached(sql)
+    }
+
+    /// What a user's statement needs, borrowed side by side.
+    pub fn parts(&mut self) -> (&Connection, &Guard, &mut Admitted) {
+        (&self.connection, &self.guard, &mut self.admitted)
+    }
+
+    /// Prepares a user's statement in a mode, only to look at it.
+    pub fn prepare<T>(
+        &mut self,
+        sql: &str,
+        mode: Mode,
+        look: impl FnOnce(&rusqlite::Statement<'_>) -> T,
+    ) -> rusqlite::Result<Result<T, Rejection>> {
+        self.guard.set(mode);
+        let prepared = guard::prepare_single(&self.connection, &self.guard, sql);
+        Ok(prepared?.map(|statement| look(&statement)))
+    }
+
+    /// Interrupts what runs at that moment.
+    pub fn until(&mut self, deadline: Instant) -> rusqlite::Result<()> {
+        self.connection.progress_handler(STEPS_PER_CALL, Some(move || Instant::now() >= deadline))
+    }
+
+    /// Reads several things as of one moment.
+    pub fn snapshot<T>(&mut self, read: impl FnOnce(&mut Pooled) -> Result<T, Refusal>) -> Result<T, Refusal> {
+        self.own("/*d3b*/BEGIN")?.execute([])?;
+        let result = read(self);
+        self.connection.progress_handler(0, None::<fn() -> bool>)?;
+        self.own("/*d3b*/COMMIT")?.execute([])?;
+        result
+    }
+}
+
+/// What waits for the next read.
+struct Idle {
+    since: Instant,
+    pooled: Pooled,
+}
+
+#[derive(Default)]
+struct State {
+    /// Connections that nobody uses, the longest idle first.
+    idle: HashMap<DatabaseId, Vec<Idle>>,
+    /// How many connections there are, in use or idle.
+    open: usize,
+    /// Databases that are not served, and why.
+    fenced: BTreeMap<DatabaseId, String>,
+}
+
+/// All connections of a replica's reads.
+pub(super) struct Pool {
+    directory: PathBuf,
+    applied: AtomicU64,
+    state: Mutex<State>,
+    /// Told whenever a connection is given back or closed.
+    freed: Condvar,
+}
+
+impl Pool {
+    pub fn new(directory: &Path) -> Pool {
+        Pool {
+            directory: directory.to_owned(),
+            applied: AtomicU64::new(0),
+            state: Mutex::new(State::default()),
+            freed: Condvar::new(),
+        }
+    }
+
+    pub fn applied(&self) -> Slot {
+        Slot(self.applied.load(Ordering::Acquire))
+    }
+
+    pub fn publish(&self, slot: Slot) {
+        self.applied.store(slot.0, Ordering::Release);
+    }
+
+    pub fn fence(&self, id: DatabaseId, problem: &str) {
+        let mut state = self.lock();
+        state.fenced.insert(id, problem.to_owned());
+        state.close_idle_of(id);
+        self.freed.notify_all();
+    }
+
+    pub fn forget(&self, id: DatabaseId) {
+        let mut state = self.lock();
+        state.fenced.remove(&id);
+        state.close_idle_of(id);
+        self.freed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection to a database, which must be [given back](Pool::give_back) or [dropped](Pool::drop_one).
+    pub fn take(&self, id: DatabaseId, deadline: Instant) -> Result<Lease<'_>, Rejection> {
+        let mut state = self.lock();
+        loop {
+            if let Some(problem) = state.fenced.get(&id) {
+                return Err(databases::fenced_rejection(problem));
+            }
+            if let Some(idle) = state.idle.get_mut(&id).and_then(Vec::pop) {
+                return Ok(Lease { pool: self, pooled: Some(idle.pooled) });
+            }
+            if state.open < CONNECTIONS_MAX || state.close_idlest() {
+                break;
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+                return Err(Rejection::new(Code::Overloaded, "too many reads are under way"));
+            };
+            state = self.freed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.open += 1;
+        drop(state);
+        let mut lease = Lease { pool: self, pooled: None };
+        let path = database::path(&self.directory, id);
+        if !path.exists() {
+            // The engine has removed it since its name was looked up.
+            return Err(Rejection::new(Code::DatabaseNotFound, "the database was dropped just now"));
+        }
+        lease.pooled = Some(Pooled::open(&path, id).map_err(|error| failed(&error))?);
+        Ok(lease)
+    }
+}
+
+impl State {
+    fn close_idle_of(&mut self, id: DatabaseId) {
+        self.open -= self.idle.remove(&id).map_or(0, |idle| idle.len());
+    }
+
+    /// Closes the connection that was idle longest; `false` where all are in use.
+    fn close_idlest(&mut self) -> bool {
+        let idlest = self.idle.iter().filter_map(|(id, idle)| Some((idle.first()?.since, *id))).min();
+        let Some((_, id)) = idlest else { return false };
+        if let Some(idle) = self.idle.get_mut(&id) {
+            idle.remove(0);
+            self.open -= 1;
+        }
+        true
+    }
+
+    /// Closes what was idle for too long.
+    fn close_stale(&mut self, now: Instant) {
+        let mut closed = 0;
+        self.idle.retain(|_, idle| {
+            let before = idle.len();
+            idle.retain(|idle| now.duration_since(idle.since) < IDLE_MAX);
+            closed += before - idle.len();
+            !idle.is_empty()
+        });
+        self.open -= closed;
+    }
+}
+
+/// A connection on loan. Unless it is given back it is closed.
+pub(super) struct Lease<'p> {
+    pool: &'p Pool,
+    /// `None` until it is open, and after it was given back.
+    pooled: Option<Pooled>,
+}
+
+impl Lease<'_> {
+    /// The connection.
+    pub fn pooled(&mut self) -> &mut Pooled {
+        self.pooled.as_mut().expect("a lease is handed out with an open connection, and given back by value")
+    }
+
+    /// Keeps the connection for the next read.
+    pub fn give_back(mut self) {
+        let now = Instant::now();
+        let mut state = self.pool.lock();
+        state.close_stale(now);
+        if let Some(pooled) = self.pooled.take()
+            && !state.fenced.contains_key(&pooled.id)
+        {
+            state.idle.entry(pooled.id).or_default().push(Idle { since: now, pooled });
+            // It counts as open still: `drop` has nothing to take off.
+            state.open += 1;
+        }
+    }
+}
+
+impl Drop for Lease<'_> {
+    fn drop(&mut self) {
+        // The connection is closed before its place is given to another one.
+        drop(self.pooled.take());
+        self.pool.lock().open -= 1;
+        self.pool.freed.notify_one();
+    }
+}
+
+/// What the failure of a read means to the one who asked.
+pub(super) fn failed(error: &rusqlite::Error) -> Rejection {
+    let code = match database::sqlite_error(error).map(|error| error.code) {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            return databases::fenced_rejection(&error.to_string());
+        }
+        Some(ErrorCode::DiskFull) => Code::DiskFull,
+        Some(ErrorCode::DatabaseBusy) => Code::Overloaded,
+        Some(ErrorCode::OperationInterrupted) => return timed_out(),
+        _ => Code::Internal,
+    };
+    Rejection::new(code, format!("the database cannot be read: {error}"))
+}
+
+/// What an error of a user's read means.
+pub(super) fn refused(error: rusqlite::Error, guard: &Guard) -> rusqlite::Result<Rejection> {
+    if database::sqlite_error(&error).is_some_and(|error| error.code == ErrorCode::OperationInterrupted) {
+        return Ok(timed_out());
+    }
+    guard::rejection(error, guard)
+}
+
+/// The refusal of what took too long.
+pub(super) fn timed_out() -> Rejection {
+    Rejection::new(Code::RequestTimeout, "the read did not come to its end within its timeout")
+        .with_hint("allow more time, or ask for less")
+}
