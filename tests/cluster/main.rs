@@ -1,0 +1,15 @@
+//! Clusters of real processes: what must hold when replicas are killed, paused, stopped, wiped, and lied to.
+//!
+//! Every test is named by what it demands, starts a cluster of its own and waits on conditions. On failure the data and
+//! the logs are kept, and their place is printed.
+
+mod bad_input;
+mod clients;
+mod connections;
+mod consistency;
+mod demo;
+mod failures;
+mod large;
+mod lifecycle;
+mod media;
+mod schema;
