@@ -281,7 +281,10 @@ impl<S: Storage> Replica<S> {
         let now = core.now.ticks;
         core.acceptor.begin_run(ballot);
         let commit = core.acceptor.commit();
-        let time_ms = core.acceptor.record(commit)?.map_or(0, |record| record.entry.stamp.time_ms);
+        let (mut before, time_ms) = core
+            .acceptor
+            .record(commit)?
+            .map_or((Ballot::ZERO, 0), |record| (record.ballot, record.entry.stamp.time_ms));
         let mut leader = Leader {
             ballot,
             barrier: Slot::ZERO,
@@ -297,7 +300,12 @@ impl<S: Storage> Replica<S> {
             transfer: None,
         };
         for record in adopted.into_iter().filter(|record| record.slot > commit) {
-            leader.time_ms = leader.time_ms.max(record.entry.stamp.time_ms);
+            let time_ms = record.entry.stamp.time_ms;
+            if time_ms <= leader.time_ms && record.ballot < before {
+                // From here on it is the leftover of a leader that others have overtaken: see "Log time" in lib.rs.
+                break;
+            }
+            (before, leader.time_ms) = (record.ballot, leader.time_ms.max(time_ms));
             leader.append(core, record.entry);
         }
         for id in core.peers() {

@@ -11,14 +11,14 @@
 //! of acceptors has accepted it at one ballot. All slots share their ballots and one promise (PMS §3).
 //!
 //! **Phase one** (`candidate.rs`). A replica that hears no leader asks around whether a campaign would be welcome
-//! (pre-vote, (Diss §9.6)); that leaves no trace anywhere. Then it takes a ballot above all that it has promised or
+//! (pre-vote, Diss §9.6); that leaves no trace anywhere. Then it takes a ballot above all that it has promised or
 //! seen, makes it durable, and sends Prepare over its whole suffix: every slot above its commit. Members answer with a
 //! promise and with every record that they hold there, in chunks. A majority of promises, the own one included once it
 //! is durable, makes a leader.
 //!
 //! **Phase two** (`leader.rs`). For each of those slots the leader proposes again, at its own ballot, the value that was
 //! accepted at the highest ballot; then a no-op, its *barrier*; then what its driver asks for. There are no gaps to
-//! fill: see below. Accepts are sent at once, while the leader's own write is under way, pipelined and batched; several
+//! fill, as records have none. Accepts are sent at once, while the leader's own write is under way, pipelined and batched; several
 //! may be on their way to a peer, within a bound of bytes. Followers answer when the entries are durable.
 //!
 //! **Learning.** The leader's commit is the largest slot that a majority holds durably at its ballot; it travels in the
@@ -27,7 +27,7 @@
 //! **Reads** (`reads.rs`) are linearizable without clocks: the leader notes its commit, one heartbeat round of a
 //! majority confirms its ballot, and the noted commit is the read's index (Diss §6.4).
 //!
-//! **Leaving.** A leader without acknowledgements for an election timeout steps down (check-quorum, (Diss §6.2)); one
+//! **Leaving.** A leader without acknowledgements for an election timeout steps down (check-quorum, Diss §6.2); one
 //! that meets a higher promise campaigns above it; one that hands over tells its successor to campaign now
 //! (Diss §3.10).
 //!
@@ -69,12 +69,15 @@
 //!
 //! # Log time
 //!
-//! The leader stamps entries with its clock, above every stamp that it knows of, and never more than a bound ahead of
-//! what a majority's clocks have reached. An entry keeps its stamp when a later leader proposes it again. If a leader
-//! stamps slot 5 and never learns of an older ballot's slot 6, which was accepted by a minority, and a third leader
-//! finds both, slot 6 is older than slot 5. The core could prove in that case that slot 6 was not chosen and drop it,
-//! but then safety would hang on stamps. Instead whoever applies the log takes the larger of an entry's stamp and the
-//! last one it has applied plus one; every replica comes to the same result.
+//! The leader stamps entries with its clock, above every stamp in its log, and never more than a bound ahead of what a
+//! majority's clocks have reached. An entry keeps its stamp when a later leader proposes it again. So along any one
+//! leader's log stamps rise. What phase one finds may be of several leaders, though: a leader stamps slot 5 without
+//! knowing of a slot 6 that an older ballot left with a minority, and the next leader finds both, slot 6 dated before
+//! slot 5. Such a slot was not chosen, and nothing after it: had slot 6 been chosen at ballot b, each of the acceptors
+//! that did it would have held in slot 5 the value of b's leader, or a chosen one, which that leader had too. Either way
+//! that value was chosen, so it is what phase one finds in slot 5 (P2c), and b's leader stamped slot 6 above it. The new
+//! leader therefore leaves out what begins with a fallback of ballot *and* of stamp, puts its barrier there, and its own
+//! log rises again. Stamps are data here, kept rising by every leader; what clocks show does not matter.
 //!
 //! # What is left out
 //!

@@ -89,15 +89,16 @@ fn disturb(world: &mut World) -> Checked {
             let paused = &mut world.nodes.get_mut(&id).unwrap().paused;
             *paused = !*paused;
         }
-        990..994 => {
+        990..993 => {
             world.step(id, Input::ConnectionReset(other))?;
             world.pump(id)?;
         }
-        994..998 => {
+        993..996 => {
             let target = world.random.percent(50).then_some(other);
             world.step(leader, Input::Transfer(target))?;
             world.pump(leader)?;
         }
+        996..999 => world.jump_clock(id),
         _ => {
             let keep = world.network.len() / 2;
             world.network.truncate(keep);
@@ -152,12 +153,12 @@ fn two_replicas_under_faults() {
 
 #[test]
 fn three_replicas_under_faults() {
-    check(3, 0..400, 800);
+    check(3, 0..300, 800);
 }
 
 #[test]
 fn five_replicas_under_faults() {
-    check(5, 0..200, 1_000);
+    check(5, 0..100, 1_000);
 }
 
 #[test]

@@ -143,6 +143,36 @@ fn phase_one_takes_the_highest_ballots_values_and_puts_a_barrier_behind() {
 }
 
 #[test]
+fn a_leftover_dated_before_what_overtook_it_is_not_proposed_again() {
+    let mut one = One::new(3);
+    let own = {
+        one.hear(2, Message::Prepare { ballot: ballot(7, 2), from: Slot(1) });
+        one.settle();
+        one.campaign()
+    };
+    one.settle();
+    let dated = |slot, ballot, text, time_ms| {
+        let mut record = record(slot, ballot, text);
+        record.entry.stamp.time_ms = time_ms;
+        record
+    };
+    let (old, new) = (ballot(5, 2), ballot(6, 3));
+    let records = vec![
+        dated(1, old, "a", 100),
+        dated(2, new, "b", 300),
+        dated(3, new, "c", 400),
+        dated(4, old, "leftover", 400),
+        dated(5, old, "leftover", 500),
+    ];
+    one.hear(2, promise(own, 0, 1, records));
+    assert_eq!(one.role(), Role::Leader);
+    assert_eq!(one.replica.status().last, Slot(4));
+    let barrier = one.replica.record(Slot(4)).unwrap().unwrap();
+    assert_eq!(barrier.entry.payload, Payload::Noop);
+    assert!(barrier.entry.stamp.time_ms > 400);
+}
+
+#[test]
 fn a_candidate_behind_a_log_that_was_cut_does_not_lead() {
     let mut one = One::new(3);
     let ballot = one.campaign();
