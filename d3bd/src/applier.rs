@@ -215,7 +215,11 @@ impl Applier {
         let collected = self.blobs.collect(&|digest| referenced.contains(digest), self.grace, SystemTime::now());
         match collected {
             Ok(collected) if collected.count > 0 => {
-                tracing::info!(files = collected.count, bytes = collected.bytes, "dropped files that nothing refers to");
+                tracing::info!(
+                    files = collected.count,
+                    bytes = collected.bytes,
+                    "dropped files that nothing refers to"
+                );
             }
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the blob store could not be swept"),

@@ -234,7 +234,8 @@ impl Merged {
                 values.insert(key, (value, Source::File(path.clone())));
             }
         }
-        for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("D3BD_") && *name != "D3BD_CONFIG") {
+        for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("D3BD_") && *name != "D3BD_CONFIG")
+        {
             let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == *name) else {
                 let suggestion = SETTINGS.iter().map(Setting::variable).find(|known| known.ends_with(last_word(name)));
                 return Err(ConfigError::UnknownVariable { name: name.clone(), suggestion });
@@ -426,8 +427,7 @@ struct SecuritySection {
 }
 
 fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let file: File = toml::from_str(&text)
         .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })?;
     let found = [
@@ -538,7 +538,10 @@ fn check(settings: &Settings, insecure: bool) -> Result<(), ConfigError> {
     }
     if settings.election_timeout < settings.heartbeat * 3 {
         return conflict(
-            format!("the election timeout {:?} is too close to the heartbeat {:?}", settings.election_timeout, settings.heartbeat),
+            format!(
+                "the election timeout {:?} is too close to the heartbeat {:?}",
+                settings.election_timeout, settings.heartbeat
+            ),
             "let it be at least three heartbeats, six are better",
         );
     }
@@ -598,7 +601,8 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_environment_which_beats_the_file() {
-        let (_directory, mut flags) = file("[replica]\nid = 3\n[http]\nlisten = '127.0.0.1:1'\n[paxos]\nheartbeat = '20ms'");
+        let (_directory, mut flags) =
+            file("[replica]\nid = 3\n[http]\nlisten = '127.0.0.1:1'\n[paxos]\nheartbeat = '20ms'");
         flags.listen = Some("127.0.0.1:3".to_owned());
         let settings = merge(flags, &[("D3BD_HTTP_LISTEN", "127.0.0.1:2"), ("D3BD_REPLICA_ID", "2")]).unwrap();
         assert_eq!(settings.id, ReplicaId(2));
@@ -645,7 +649,8 @@ mod tests {
                     [paxos]\nheartbeat='1ms'\nelection_timeout='9ms'\n[limits]\nupload_max='1'\n\
                     [blobs]\ngrace='1s'\n[log]\nlevel='info'\n[security]\ninsecure=true";
         let (directory, _) = file(text);
-        let keys: Vec<_> = read_file(&directory.path().join("d3b.toml")).unwrap().into_iter().map(|(key, _)| key).collect();
+        let keys: Vec<_> =
+            read_file(&directory.path().join("d3b.toml")).unwrap().into_iter().map(|(key, _)| key).collect();
         let known: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
         assert_eq!(keys, known);
     }

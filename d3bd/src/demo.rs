@@ -96,7 +96,8 @@ pub fn run(arguments: &DemoArguments) -> Result<(), DemoError> {
 /// Ctrl-C and SIGTERM set a flag, so that everything is cleaned up whenever they come.
 fn catch_interrupts() -> Result<&'static AtomicBool, DemoError> {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start a thread"))?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("start a thread"))?;
     let (installed, ready) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || {
         runtime.block_on(async {
@@ -167,7 +168,11 @@ fn separate(command: &mut Command) {
     // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
     unsafe {
         command.pre_exec(|| {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
         });
     }
 }
@@ -276,8 +281,12 @@ fn fill(endpoint: &str) -> Result<(), DemoError> {
 }
 
 /// Name, wingspan in centimetres, colour.
-const BIRDS: &[(&str, f64, &str)] =
-    &[("swift", 42.0, "#4b3f36"), ("heron", 185.0, "#8fa3ad"), ("kingfisher", 25.0, "#1f7a8c"), ("barn-owl", 89.0, "#d9b77e")];
+const BIRDS: &[(&str, f64, &str)] = &[
+    ("swift", 42.0, "#4b3f36"),
+    ("heron", 185.0, "#8fa3ad"),
+    ("kingfisher", 25.0, "#1f7a8c"),
+    ("barn-owl", 89.0, "#d9b77e"),
+];
 
 /// A bird from afar, as wide as its wings.
 fn picture(wingspan: f64, colour: &str) -> String {

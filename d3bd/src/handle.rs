@@ -303,7 +303,11 @@ impl Handle {
         match age {
             Some(age) if age <= bound => Ok(()),
             Some(age) => {
-                let detail = format!("the leader was last heard {} ms ago, the bound is {} ms", age.as_millis(), bound.as_millis());
+                let detail = format!(
+                    "the leader was last heard {} ms ago, the bound is {} ms",
+                    age.as_millis(),
+                    bound.as_millis()
+                );
                 Err(Problem::new(Code::NotReady, detail))
             }
             None => Err(Problem::new(Code::NotReady, "no leader has been heard from yet")),
@@ -552,12 +556,7 @@ impl Handle {
     ///
     /// # Errors
     /// `slot-compacted` below the log's base; `internal` when the log cannot be read.
-    pub async fn log_page(
-        &self,
-        from: Option<u64>,
-        limit: u64,
-        db: Option<DatabaseName>,
-    ) -> Result<LogPage, Problem> {
+    pub async fn log_page(&self, from: Option<u64>, limit: u64, db: Option<DatabaseName>) -> Result<LogPage, Problem> {
         let (log, readers, status) = self.log_parts();
         blocking(move || crate::inspect::page(&log, &readers, &status, from.map(Slot), limit, db.as_ref())).await?
     }

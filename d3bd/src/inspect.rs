@@ -190,7 +190,8 @@ fn describe_command(command: &Command, entry: &mut LogEntry) {
             let (db, words) = catalogue_words(change);
             entry.db = Some(db);
             entry.change = Some(words);
-            if let CatalogueChange::RawUpload { statement, .. } | CatalogueChange::RawDelete { statement, .. } = change {
+            if let CatalogueChange::RawUpload { statement, .. } | CatalogueChange::RawDelete { statement, .. } = change
+            {
                 entry.sql = vec![statement.sql.clone()];
             }
         }

@@ -1,1 +1,23 @@
-//! The d3b daemon.
+//! The d3b daemon: one replica. [`run`] puts it together; [`driver`] decides; the other modules each do one thing and
+//! know little of one another:
+//!
+//! * [`log`] keeps the Paxos log on disk, [`peer`] talks to the other replicas, [`media`] keeps and moves blobs;
+//! * [`http`] answers clients through [`handle`]; [`schema`] is the service for whole databases;
+//! * [`config`] and [`cli`] are what people say when they start it; [`demo`] is a cluster to play with.
+
+mod applier;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod driver;
+pub mod handle;
+pub mod http;
+pub mod inspect;
+pub mod log;
+pub mod media;
+pub mod offline;
+pub mod peer;
+pub mod run;
+pub mod schema;
+mod supervisor;
+pub mod time;

@@ -166,11 +166,7 @@ pub fn run(settings: &Settings) -> Result<(), RunError> {
     result
 }
 
-fn open_log(
-    settings: &Settings,
-    events: &SyncSender<Event>,
-    stop: &Arc<Stop>,
-) -> Result<log::Opened, RunError> {
+fn open_log(settings: &Settings, events: &SyncSender<Event>, stop: &Arc<Stop>) -> Result<log::Opened, RunError> {
     let (events, stop) = (events.clone(), Arc::clone(stop));
     let on_durable = Box::new(move |result: Result<log::Durable, LogError>| match result {
         // The driver only goes away when the process ends.
@@ -230,7 +226,8 @@ impl Assembly<'_> {
             last,
             applied: engine.resume_after(),
         };
-        let driver = Driver::new(start, reader.clone(), clock.now()).map_err(|error| RunError::Poisoned(error.to_string()))?;
+        let driver =
+            Driver::new(start, reader.clone(), clock.now()).map_err(|error| RunError::Poisoned(error.to_string()))?;
         let (status, status_watch) = watch::channel(Arc::new(driver.status()));
         let (applied, applied_watch) = watch::channel(engine.applied());
         let incarnation = random_u64()?;
@@ -250,7 +247,8 @@ impl Assembly<'_> {
             events: events.clone(),
             stop: Arc::clone(&stop),
         };
-        let (ranges, applier_thread) = applier::spawn(applier).map_err(|source| RunError::System { what: "a thread", source })?;
+        let (ranges, applier_thread) =
+            applier::spawn(applier).map_err(|source| RunError::System { what: "a thread", source })?;
         let handle = Handle::new(Parts {
             replica: settings.id,
             incarnation,
@@ -395,7 +393,9 @@ async fn serve(
 fn listen_unix(path: &std::path::Path) -> Result<tokio::net::UnixListener, RunError> {
     let failed = |source| RunError::Listen { what: "HTTP", address: path.display().to_string(), source };
     // A socket that an earlier run left behind; anything else at that path is somebody's, and binding fails on it.
-    if std::os::unix::net::UnixStream::connect(path).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused) {
+    if std::os::unix::net::UnixStream::connect(path)
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    {
         let _ = std::fs::remove_file(path);
     }
     tokio::net::UnixListener::bind(path).map_err(failed)

@@ -1,8 +1,6 @@
 //! The schema service: database files in and out of the catalogue.
 
-use d3b::{
-    BlobReference, CatalogueChange, Code, DatabaseName, FileId, InsertMode, Operation, Problem, Statement,
-};
+use d3b::{BlobReference, CatalogueChange, Code, DatabaseName, FileId, InsertMode, Operation, Problem, Statement};
 
 use crate::handle::{Handle, WriteAnswer, WriteOptions};
 
@@ -70,9 +68,12 @@ pub async fn raw_delete(
 
 fn refuse_catalogue(name: &DatabaseName) -> Result<(), Problem> {
     if name.is_catalogue() {
-        return Err(Problem::new(Code::Forbidden, "schemas is the catalogue: it cannot be uploaded, replaced or dropped")
-            .with_hint("upload under another name")
-            .with_db(name.as_str()));
+        return Err(Problem::new(
+            Code::Forbidden,
+            "schemas is the catalogue: it cannot be uploaded, replaced or dropped",
+        )
+        .with_hint("upload under another name")
+        .with_db(name.as_str()));
     }
     Ok(())
 }

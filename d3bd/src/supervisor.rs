@@ -42,7 +42,10 @@ pub(crate) fn alive(now: Ticks) {
 }
 
 /// Waits for a signal to stop, or for the replica's own word that it must.
-pub(crate) async fn wait_for_stop(stop: &Arc<Stop>, status: &watch::Receiver<Arc<DriverStatus>>) -> std::io::Result<()> {
+pub(crate) async fn wait_for_stop(
+    stop: &Arc<Stop>,
+    status: &watch::Receiver<Arc<DriverStatus>>,
+) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;

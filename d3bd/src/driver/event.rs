@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use d3b::{BlobReference, DatabaseId, Outcome, ReplicaId, Slot};
-use d3b_paxos::types::{Configuration, Ticks};
 use d3b_paxos::PersistBatch;
+use d3b_paxos::types::{Configuration, Ticks};
 
 use crate::log::Durable;
 use crate::peer::PeerMessage;

@@ -367,8 +367,7 @@ impl<S: Storage + Clone> Driver<S> {
         let id = proof.id();
         let envelopes = self.dependent.remove(&id).unwrap_or_default();
         if !envelopes.is_empty() {
-            let messages =
-                envelopes.into_iter().map(|envelope| (envelope.to, PeerMessage::Paxos(envelope))).collect();
+            let messages = envelopes.into_iter().map(|envelope| (envelope.to, PeerMessage::Paxos(envelope))).collect();
             self.effects.push(Effect::SendDependent { proof, messages });
         }
         self.step(Input::Persisted(id))
@@ -479,7 +478,10 @@ impl<S: Storage + Clone> Driver<S> {
         }
         if let Some(reference) = blob {
             if self.offers.begin(reference, self.me(), self.now.ticks) {
-                self.send_to_members(|_| true, &PeerMessage::BlobOffer { digest: reference.digest, size: reference.size });
+                self.send_to_members(
+                    |_| true,
+                    &PeerMessage::BlobOffer { digest: reference.digest, size: reference.size },
+                );
             }
             if let Some(held) = self.offers.enough(&reference.digest, self.majority()) {
                 self.writes.blob_held(&held);
@@ -620,10 +622,14 @@ impl<S: Storage + Clone> Driver<S> {
         }
         if led_by != self.led_by {
             if led_by.0.is_some() {
-                self.writes.leader_changed();
+                self.writes.leader_changed(self.now.ticks);
             }
-            if led_by.0 != self.led_by.0 {
-                tracing::info!(leader = ?led_by.0.map(|id| id.0), ballot = %led_by.1, "leadership changed");
+            match led_by.0 {
+                Some(leader) if led_by.0 != self.led_by.0 => {
+                    tracing::info!(%leader, ballot = %led_by.1, "has a leader")
+                }
+                None if self.led_by.0.is_some() => tracing::info!(ballot = %led_by.1, "has no leader"),
+                Some(_) | None => {}
             }
             self.led_by = led_by;
         }

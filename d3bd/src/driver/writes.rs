@@ -15,6 +15,9 @@ const BYTES_MAX: usize = 128 << 20;
 /// A keyed write that the leader has not acknowledged for so long is sent again.
 const FORWARD_TIMEOUT: Ticks = Ticks(1_000);
 
+/// Once another leader is there, a write that is never sent twice has so long to turn up, handed on by the old one.
+const DOUBT_MAX: Ticks = Ticks(1_000);
+
 /// Where a write stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -84,7 +87,9 @@ impl Writes {
 
     /// Whether any write still waits for this blob.
     pub(super) fn wants_blob(&self, reference: &BlobReference) -> bool {
-        self.pending.values().any(|pending| pending.stage == Stage::Offering && pending.blob.as_ref() == Some(reference))
+        self.pending
+            .values()
+            .any(|pending| pending.stage == Stage::Offering && pending.blob.as_ref() == Some(reference))
     }
 
     /// The writes to hand to a leader now; from here on each may have been proposed.
@@ -135,12 +140,20 @@ impl Writes {
         Some(WriteFailure::Overloaded)
     }
 
-    /// Another leader, or another ballot of the same one: what the old one was handed may be lost.
-    pub(super) fn leader_changed(&mut self) {
+    /// Another leader, or another ballot of the same one: what the old one was handed may be lost. Keyed writes are
+    /// handed over again; the others are over soon, with an unknown outcome if they do not turn up.
+    pub(super) fn leader_changed(&mut self, now: Ticks) {
         for (ticket, pending) in &mut self.pending {
-            if pending.retry && matches!(pending.stage, Stage::Sent { .. }) {
+            if !matches!(pending.stage, Stage::Sent { .. }) {
+                continue;
+            }
+            if pending.retry {
                 pending.stage = Stage::Routing;
                 self.routing.insert(*ticket);
+            } else {
+                self.by_deadline.remove(&(pending.deadline, *ticket));
+                pending.deadline = pending.deadline.min(Ticks(now.0 + DOUBT_MAX.0));
+                self.by_deadline.insert((pending.deadline, *ticket));
             }
         }
     }
@@ -238,8 +251,19 @@ mod tests {
         assert_eq!(tickets(&writes.take_routable(Ticks(0))), [1, 2]);
         writes.proposed(Ticket(1));
         writes.proposed(Ticket(2));
-        writes.leader_changed();
-        assert_eq!(tickets(&writes.take_routable(Ticks(0))), [2]);
+        writes.leader_changed(Ticks(1));
+        assert_eq!(tickets(&writes.take_routable(Ticks(1))), [2]);
+    }
+
+    #[test]
+    fn a_write_without_a_key_is_not_waited_for_long_under_another_leader() {
+        let mut writes = Writes::default();
+        writes.add(request(1, false, 60_000)).unwrap();
+        writes.take_routable(Ticks(0));
+        writes.leader_changed(Ticks(100));
+        assert!(writes.take_expired(Ticks(1_099)).is_empty());
+        assert_eq!(writes.take_expired(Ticks(1_100)), [(Ticket(1), WriteFailure::OutcomeUnknown)]);
+        assert_eq!(writes.next_deadline(), None);
     }
 
     #[test]

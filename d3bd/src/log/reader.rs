@@ -149,9 +149,7 @@ impl Storage for LogReader {
         }
         match self.cache.read(from, upto, bytes_max) {
             Some(records) => Ok(records),
-            None => self
-                .read_file(from, upto, bytes_max)
-                .map_err(|error| StorageError { message: error.to_string() }),
+            None => self.read_file(from, upto, bytes_max).map_err(|error| StorageError { message: error.to_string() }),
         }
     }
 }

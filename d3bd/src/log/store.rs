@@ -194,7 +194,8 @@ fn check_replica(directory: &Path, connection: &Connection, wanted: ReplicaId) -
 }
 
 fn read_identity(connection: &Connection) -> Result<Identity, LogError> {
-    let damaged = |key: &str| LogError::Damaged { place: format!("in its {key}"), problem: "it does not parse".to_owned() };
+    let damaged =
+        |key: &str| LogError::Damaged { place: format!("in its {key}"), problem: "it does not parse".to_owned() };
     let disk = get_text(connection, "disk").map_err(sqlite("reading whose it is"))?;
     let disk = disk.and_then(|text| text.parse().ok()).ok_or_else(|| damaged("disk id"))?;
     let promised = get(connection, "promised").map_err(sqlite("reading its promise"))?;
@@ -212,8 +213,8 @@ pub(super) fn open_reader(directory: &Path) -> Result<(Connection, DiskId), LogE
     if !path.exists() {
         return Err(LogError::Missing { path: directory.to_owned() });
     }
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(sqlite("opening it for reading"))?;
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+        .map_err(sqlite("opening it for reading"))?;
     connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(sqlite("opening it for reading"))?;
     check_version(directory, &connection)?;
     let disk = read_identity(&connection)?.disk;
@@ -226,9 +227,8 @@ pub(super) fn last_offline(directory: &Path) -> Result<Slot, LogError> {
 }
 
 fn last(connection: &Connection) -> Result<Slot, LogError> {
-    let last: Option<i64> = connection
-        .query_row("SELECT max(slot) FROM records", [], |row| row.get(0))
-        .map_err(sqlite("reading it"))?;
+    let last: Option<i64> =
+        connection.query_row("SELECT max(slot) FROM records", [], |row| row.get(0)).map_err(sqlite("reading it"))?;
     Ok(last.map_or(Slot::ZERO, slot_from_sql))
 }
 
@@ -242,7 +242,9 @@ pub(super) fn read(
 ) -> Result<Vec<Record>, LogError> {
     let reading = || sqlite("reading records");
     let mut select = connection
-        .prepare_cached("SELECT slot, round, replica, entry, checksum FROM records WHERE slot BETWEEN ? AND ? ORDER BY slot")
+        .prepare_cached(
+            "SELECT slot, round, replica, entry, checksum FROM records WHERE slot BETWEEN ? AND ? ORDER BY slot",
+        )
         .map_err(reading())?;
     let mut rows = select.query(params![slot_to_sql(from), slot_to_sql(upto)]).map_err(reading())?;
     let mut records = Vec::new();
@@ -251,17 +253,23 @@ pub(super) fn read(
         let slot = slot_from_sql(row.get(0).map_err(reading())?);
         let round: i64 = row.get(1).map_err(reading())?;
         let ballot = Ballot { round: round.cast_unsigned(), replica: ReplicaId(row.get(2).map_err(reading())?) };
-        let entry = row.get_ref(3).map_err(reading())?.as_blob().map_err(|error| sqlite("reading records")(error.into()))?;
+        let entry =
+            row.get_ref(3).map_err(reading())?.as_blob().map_err(|error| sqlite("reading records")(error.into()))?;
         let found: i64 = row.get(4).map_err(reading())?;
         if checksum(disk, slot, ballot, entry) != found.cast_unsigned() {
-            return Err(LogError::Damaged { place: format!("at slot {slot}"), problem: "the checksum is wrong".to_owned() });
+            return Err(LogError::Damaged {
+                place: format!("at slot {slot}"),
+                problem: "the checksum is wrong".to_owned(),
+            });
         }
         bytes += entry.len();
         if bytes > bytes_max && !records.is_empty() {
             break;
         }
-        let entry = decode_entry(entry)
-            .ok_or_else(|| LogError::Damaged { place: format!("at slot {slot}"), problem: "the entry does not parse".to_owned() })?;
+        let entry = decode_entry(entry).ok_or_else(|| LogError::Damaged {
+            place: format!("at slot {slot}"),
+            problem: "the entry does not parse".to_owned(),
+        })?;
         records.push(Record { slot, ballot, entry });
     }
     Ok(records)

@@ -94,7 +94,9 @@ fn memory_and_file_tell_the_same() {
     write(&opened, &durable, batch(1, None, (1..=20).map(|slot| record(slot, 1, 100)).collect()));
     write(&opened, &durable, batch(2, None, (15..=25).map(|slot| record(slot, 2, 50)).collect()));
     let offline = open_offline(directory.path()).unwrap();
-    for (from, upto, bytes) in [(1, 25, usize::MAX), (10, 18, usize::MAX), (3, 25, 300), (25, 99, 1), (26, 99, 1), (5, 4, 1)] {
+    for (from, upto, bytes) in
+        [(1, 25, usize::MAX), (10, 18, usize::MAX), (3, 25, 300), (25, 99, 1), (26, 99, 1), (5, 4, 1)]
+    {
         let read = opened.reader.read(Slot(from), Slot(upto), bytes).unwrap();
         let slots: Vec<u64> = read.iter().map(|record| record.slot.0).collect();
         assert!(slots.windows(2).all(|pair| pair[0] + 1 == pair[1]));

@@ -60,10 +60,11 @@ impl Log {
         let wal = Arc::new(Wal::default());
         let path = store.path();
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name.to_owned())
-                .spawn(work)
-                .map_err(|error| LogError::Io { path: path.clone(), doing: "starting a thread", message: error.to_string() })
+            std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| LogError::Io {
+                path: path.clone(),
+                doing: "starting a thread",
+                message: error.to_string(),
+            })
         };
         let (checkpointed, shared) = (path.clone(), Arc::clone(&wal));
         let checkpointer = spawn("d3bd-wal", Box::new(move || checkpoint(&checkpointed, &shared, &stopped)))?;

@@ -148,13 +148,7 @@ impl Fetcher {
     }
 
     /// Asks a peer for `length` bytes of a blob from `from` on.
-    async fn request(
-        &self,
-        digest: Digest,
-        from: u64,
-        length: u64,
-        source: ReplicaId,
-    ) -> Result<Incoming, FetchError> {
+    async fn request(&self, digest: Digest, from: u64, length: u64, source: ReplicaId) -> Result<Incoming, FetchError> {
         let failed = |problem: String| FetchError::Connection { replica: source, problem };
         let stream = (self.connect)(source).await.map_err(|error| failed(error.to_string()))?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
@@ -218,7 +212,8 @@ impl Fetcher {
 async fn next_frame(body: &mut Incoming, source: ReplicaId) -> Result<Option<Bytes>, FetchError> {
     let failed = |problem: String| FetchError::Connection { replica: source, problem };
     loop {
-        let frame = tokio::time::timeout(SILENCE_MAX, body.frame()).await.map_err(|_| failed("it fell silent".to_owned()))?;
+        let frame =
+            tokio::time::timeout(SILENCE_MAX, body.frame()).await.map_err(|_| failed("it fell silent".to_owned()))?;
         match frame {
             None => return Ok(None),
             Some(Err(error)) => return Err(failed(error.to_string())),

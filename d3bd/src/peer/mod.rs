@@ -237,11 +237,7 @@ fn drain(waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>, bytes: &AtomicUsize) {
 }
 
 /// Writes until the connection ends; false when there is nobody left to write for.
-async fn write_all(
-    stream: TcpStream,
-    waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>,
-    bytes: &AtomicUsize,
-) -> bool {
+async fn write_all(stream: TcpStream, waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>, bytes: &AtomicUsize) -> bool {
     let (mut incoming, mut outgoing) = stream.into_split();
     let mut frames = Vec::new();
     let mut buffer = Vec::new();
