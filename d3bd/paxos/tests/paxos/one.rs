@@ -27,13 +27,20 @@ pub fn entry(text: &'static str) -> Entry {
     Entry { stamp, payload: Payload::Command(Bytes::from_static(text.as_bytes())) }
 }
 
+/// The entry in this slot, dated as a leader would: stamps rise along its log.
+fn dated(slot: u64, text: &'static str) -> Entry {
+    let mut entry = entry(text);
+    entry.stamp.time_ms += slot;
+    entry
+}
+
 pub fn record(slot: u64, ballot: Ballot, text: &'static str) -> Record {
-    Record { slot: Slot(slot), ballot, entry: entry(text) }
+    Record { slot: Slot(slot), ballot, entry: dated(slot, text) }
 }
 
 /// An Accept of consecutive entries.
 pub fn accept(ballot: Ballot, start: u64, texts: &[&'static str], commit: u64, round: u64) -> Message {
-    let entries = texts.iter().copied().map(entry).collect();
+    let entries = (start..).zip(texts).map(|(slot, text)| dated(slot, text)).collect();
     Message::Accept { ballot, start: Slot(start), entries, commit: Slot(commit), round }
 }
 

@@ -224,7 +224,7 @@ fn what_is_held_at_an_older_ballot_is_not_applied() {
     assert_eq!(one.ready().apply, None, "not durable yet");
     one.persist();
     assert_eq!(one.ready().apply, Some(Slot(1)..=Slot(2)));
-    assert_eq!(one.replica.record(Slot(2)).unwrap().unwrap().entry, entry("B"));
+    assert_eq!(one.replica.record(Slot(2)).unwrap(), Some(record(2, ballot(2, 3), "B")));
 }
 
 #[test]
