@@ -1,6 +1,7 @@
 //! The core against a network, disks and clocks that do their worst, and its rules one by one.
 
 mod disk;
+mod leading;
 mod one;
 mod random;
 mod rules;

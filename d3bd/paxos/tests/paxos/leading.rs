@@ -1,0 +1,320 @@
+//! The rules of leading: commit, reads, bounds, log time, handing over.
+
+use std::collections::BTreeSet;
+
+use d3b::{ReplicaId, Slot};
+use d3b_paxos::message::Message;
+use d3b_paxos::types::{ProposalId, ReadId, Stamp};
+use d3b_paxos::{ConfirmedRead, Input, Reply, Role};
+
+use crate::one::{One, accept, accepted, ballot};
+use crate::world::CLOCK_MS;
+
+// Leading.
+
+#[test]
+fn the_leader_counts_itself_after_its_own_sync() {
+    let mut one = One::new(3);
+    let ballot = one.lead_with_barrier();
+    one.propose(1, "a");
+    one.hear(2, accepted(ballot, 2, 1));
+    assert_eq!(one.ready().apply, None, "one durable copy of three");
+    one.persist();
+    assert_eq!(one.ready().apply, Some(Slot(2)..=Slot(2)));
+}
+
+#[test]
+fn a_majority_of_followers_chooses_before_the_leaders_disk() {
+    let mut one = One::new(3);
+    let ballot = one.lead_with_barrier();
+    one.propose(1, "a");
+    one.hear(2, accepted(ballot, 2, 1));
+    one.hear(3, accepted(ballot, 2, 1));
+    assert_eq!(one.ready().apply, None, "chosen, but not durable here");
+    let told = one.replica.status().commit;
+    assert_eq!(told, Slot(1));
+    one.persist();
+    assert_eq!(one.ready().apply, Some(Slot(2)..=Slot(2)));
+}
+
+#[test]
+fn acknowledgements_of_another_ballot_or_beyond_the_log_count_for_nothing() {
+    let mut one = One::new(3);
+    let own = one.lead_with_barrier();
+    one.propose(1, "a");
+    one.persist();
+    one.hear(2, accepted(ballot(own.round - 1, 1), 2, 1));
+    one.hear(2, accepted(ballot(own.round + 1, 1), 2, 1));
+    one.hear(2, accepted(own, 99, 1));
+    assert_eq!(one.replica.status().commit, Slot(1));
+}
+
+#[test]
+fn a_leader_without_acknowledgements_steps_down() {
+    // FAULTS 10: a refusal is no acknowledgement.
+    let mut one = One::new(3);
+    let own = one.lead_with_barrier();
+    for _ in 0..13 {
+        one.pass(50);
+        one.hear(2, Message::Nack { ballot: ballot(0, 1), promised: own, want: Slot(1), round: 1 });
+        one.settle();
+    }
+    assert_eq!(one.role(), Role::Follower);
+    assert_eq!(one.replica.leader(), None);
+}
+
+#[test]
+fn a_leader_that_is_asked_for_more_goes_on() {
+    let mut one = One::new(3);
+    let ballot = one.lead_with_barrier();
+    for _ in 0..20 {
+        one.pass(50);
+        one.hear(2, Message::Nack { ballot, promised: ballot, want: Slot(1), round: 1 });
+        one.settle();
+    }
+    assert_eq!(one.role(), Role::Leader);
+}
+
+#[test]
+fn a_leader_that_meets_a_higher_promise_campaigns_above_it() {
+    let mut one = One::new(3);
+    let own = one.lead_with_barrier();
+    let promised = ballot(own.round + 7, 3);
+    one.hear(3, Message::Nack { ballot: own, promised, want: Slot(1), round: 1 });
+    assert_eq!(one.role(), Role::PreCandidate);
+    let nonce = one.says().into_iter().find_map(|(_, message)| match message {
+        Message::PreVote { nonce, .. } => Some(nonce),
+        _ => None,
+    });
+    let nonce = nonce.unwrap();
+    one.hear(2, Message::PreVoteReply { nonce, granted: true, promised: own, commit: Slot(0) });
+    assert!(one.replica.promised() > promised);
+}
+
+#[test]
+fn entries_under_way_are_bounded() {
+    // FAULTS 33: a dead peer and a dead majority cost no memory.
+    let mut one = One::new(3);
+    one.lead_with_barrier();
+    let replies: Vec<_> = (1..100).map(|id| one.propose(id, "forty bytes of a command, more or less")).collect();
+    let taken = replies.iter().filter(|reply| matches!(reply, Reply::Proposed { .. })).count();
+    assert_eq!(taken, 2_000 / (48 + 38));
+    assert_eq!(replies[98], Reply::Overloaded { id: ProposalId(99) });
+}
+
+#[test]
+fn a_peer_that_lost_messages_is_sent_them_again() {
+    let mut one = One::new(3);
+    let ballot = one.lead_with_barrier();
+    one.propose(1, "a");
+    one.propose(2, "b");
+    one.settle();
+    one.hear(2, Message::Nack { ballot, promised: ballot, want: Slot(2), round: 1 });
+    let said = one.settle();
+    let resent = said.iter().find_map(|(to, message)| match message {
+        Message::Accept { start, entries, .. } if *to == 2 => Some((start.0, entries.len())),
+        _ => None,
+    });
+    assert_eq!(resent, Some((2, 2)));
+}
+
+#[test]
+fn log_time_keeps_within_the_bound_of_the_majoritys_clocks() {
+    // FAULTS 27: the leader's clock jumps by two hours, and back.
+    let mut one = One::new(3);
+    let ballot = one.lead_with_barrier();
+    let time = |one: &One| {
+        let status = one.replica.status();
+        let Stamp { time_ms, .. } = one.replica.record(status.last).unwrap().unwrap().entry.stamp;
+        time_ms
+    };
+    one.now.clock_ms += 5;
+    one.propose(1, "a");
+    assert_eq!(time(&one), one.now.clock_ms);
+    one.now.clock_ms += 7_200_000;
+    one.propose(2, "b");
+    assert_eq!(time(&one), CLOCK_MS + 1_000, "both others stand at CLOCK_MS, or have said nothing");
+    one.now.clock_ms = 5;
+    one.propose(3, "c");
+    assert_eq!(time(&one), CLOCK_MS + 1_001);
+    one.now.clock_ms = CLOCK_MS + 9_000;
+    let clock_ms = CLOCK_MS + 8_500;
+    one.hear(2, Message::Accepted { ballot, upto: Slot(1), round: 1, clock_ms, applied: Slot(0) });
+    one.propose(4, "d");
+    assert_eq!(time(&one), CLOCK_MS + 9_000);
+}
+
+#[test]
+fn equal_proposals_have_unequal_seeds() {
+    let mut one = One::new(3);
+    one.lead_with_barrier();
+    let seeds: BTreeSet<u64> = (1..=3)
+        .map(|id| {
+            one.propose(id, "same");
+            one.replica.record(Slot(1 + id)).unwrap().unwrap().entry.stamp.seed
+        })
+        .collect();
+    assert_eq!(seeds.len(), 3);
+}
+
+#[test]
+fn a_lone_replica_leads_at_once() {
+    let mut one = One::new(1);
+    one.settle();
+    assert_eq!(one.role(), Role::Leader);
+    assert!(one.replica.status().barrier_chosen);
+    one.read(1);
+    assert_eq!(one.ready().reads, [ConfirmedRead { id: ReadId(1), index: Slot(1) }]);
+    one.propose(1, "a");
+    one.persist();
+    assert_eq!(one.replica.status().commit, Slot(2));
+    let mut one = one.restart(1);
+    one.settle();
+    assert_eq!(one.replica.status().commit, Slot(3), "the entry, and another barrier");
+}
+
+// Reads.
+
+#[test]
+fn no_read_is_answered_before_the_barrier_is_chosen() {
+    // FAULTS 3.
+    let mut one = One::new(3);
+    let ballot = one.lead();
+    one.read(1);
+    one.settle();
+    one.hear(2, accepted(ballot, 0, 1));
+    assert_eq!(one.ready().reads, []);
+    one.hear(2, accepted(ballot, 1, 1));
+    assert_eq!(one.ready().reads, [], "the round before says nothing about this read");
+    one.hear(2, accepted(ballot, 1, 2));
+    assert_eq!(one.ready().reads, [ConfirmedRead { id: ReadId(1), index: Slot(1) }]);
+}
+
+#[test]
+fn a_read_waits_for_a_round_that_began_after_it() {
+    // FAULTS 2.
+    let mut one = One::new(3);
+    let ballot = one.lead_with_barrier();
+    one.read(1);
+    one.settle();
+    one.read(2);
+    one.hear(2, accepted(ballot, 1, 2));
+    let ready = one.ready();
+    assert_eq!(ready.reads, [ConfirmedRead { id: ReadId(1), index: Slot(1) }]);
+    one.hear(3, accepted(ballot, 1, 2));
+    one.hear(2, accepted(ballot, 1, 1));
+    assert_eq!(one.ready().reads, [], "old rounds confirm nothing");
+    one.hear(3, accepted(ballot, 1, 3));
+    assert_eq!(one.ready().reads, [ConfirmedRead { id: ReadId(2), index: Slot(1) }]);
+}
+
+#[test]
+fn a_deposed_leader_answers_no_read() {
+    // FAULTS 2 and 4.
+    let mut one = One::new(3);
+    let own = one.lead_with_barrier();
+    one.read(1);
+    one.hear(3, Message::ReadIndex { read: ReadId(77) });
+    one.settle();
+    one.hear(2, Message::Prepare { ballot: ballot(own.round + 1, 2), from: Slot(1) });
+    one.hear(3, accepted(own, 1, 2));
+    let ready = one.ready();
+    assert_eq!((ready.reads, ready.replies), (vec![], vec![Reply::ReadFailed { id: ReadId(1) }]));
+    let refusal = |envelope: &d3b_paxos::message::Envelope| {
+        matches!(envelope.message, Message::ReadIndexReply { read: ReadId(77), index: None, .. })
+    };
+    assert!(ready.send_now.iter().any(refusal));
+}
+
+#[test]
+fn a_followers_reads_share_a_question() {
+    // FAULTS 5.
+    let mut one = One::new(3);
+    let ballot = ballot(1, 2);
+    one.read(1);
+    assert_eq!(one.ready().replies, [Reply::ReadFailed { id: ReadId(1) }], "nobody leads");
+    one.hear(2, accept(ballot, 1, &[], 0, 1));
+    one.read(2);
+    one.read(3);
+    let said = one.settle();
+    let questions: Vec<_> = said
+        .iter()
+        .filter_map(|(to, message)| match message {
+            Message::ReadIndex { read } => Some((*to, *read)),
+            _ => None,
+        })
+        .collect();
+    let [(2, read)] = questions[..] else { panic!("not one question to the leader: {said:?}") };
+    one.read(4);
+    one.hear(3, Message::ReadIndexReply { ballot, read, index: Some(Slot(0)) });
+    assert_eq!(one.ready().reads, [], "that was not the leader");
+    one.hear(2, Message::ReadIndexReply { ballot, read, index: Some(Slot(5)) });
+    let ids: Vec<_> = one.ready().reads.into_iter().map(|read| (read.id.0, read.index.0)).collect();
+    assert_eq!(ids, [(2, 5), (3, 5)]);
+}
+
+#[test]
+fn a_followers_reads_fail_with_their_leader() {
+    let mut one = One::new(3);
+    one.hear(2, accept(ballot(1, 2), 1, &[], 0, 1));
+    one.read(1);
+    one.settle();
+    one.read(2);
+    one.hear(3, accept(ballot(2, 3), 1, &[], 0, 1));
+    assert_eq!(one.ready().replies, [1, 2].map(|id| Reply::ReadFailed { id: ReadId(id) }));
+}
+
+// Handing over.
+
+#[test]
+fn a_leader_hands_over_to_one_that_has_everything() {
+    let mut one = One::new(3);
+    let own = one.lead_with_barrier();
+    one.propose(1, "a");
+    one.settle();
+    one.step(Input::Transfer(Some(ReplicaId(2))));
+    assert_eq!(one.propose(2, "b"), Reply::NotLeader { id: ProposalId(2), leader: None });
+    assert!(!one.settle().iter().any(|(_, message)| matches!(message, Message::TimeoutNow { .. })));
+    one.hear(2, accepted(own, 2, 1));
+    assert!(one.settle().contains(&(2, Message::TimeoutNow { ballot: own })));
+    one.hear(2, Message::Prepare { ballot: ballot(own.round + 1, 2), from: Slot(1) });
+    assert_eq!(one.ready().replies, [Reply::TransferEnded { handed_over: true }]);
+}
+
+#[test]
+fn a_leader_that_cannot_hand_over_goes_on() {
+    let mut one = One::new(3);
+    let own = one.lead_with_barrier();
+    one.step(Input::Transfer(None));
+    assert!(one.replica.status().transferring);
+    let mut replies = Vec::new();
+    for _ in 0..12 {
+        one.pass(50);
+        one.hear(3, accepted(own, 1, 1));
+        replies.extend(one.ready().replies);
+    }
+    assert_eq!(replies, [Reply::TransferEnded { handed_over: false }]);
+    assert!(matches!(one.propose(1, "a"), Reply::Proposed { .. }));
+}
+
+#[test]
+fn a_follower_that_is_handed_the_leadership_campaigns_at_once() {
+    let mut one = One::new(3);
+    one.hear(2, accept(ballot(1, 2), 1, &[], 0, 1));
+    one.settle();
+    one.hear(3, Message::TimeoutNow { ballot: ballot(1, 3) });
+    assert_eq!(one.role(), Role::Follower, "that is not its leader");
+    one.hear(2, Message::TimeoutNow { ballot: ballot(1, 2) });
+    assert_eq!(one.role(), Role::Candidate);
+    assert!(one.replica.promised() > ballot(1, 2));
+}
+
+#[test]
+fn a_reset_connection_of_the_leader_is_a_timeout() {
+    let mut one = One::new(3);
+    one.hear(2, accept(ballot(1, 2), 1, &[], 0, 1));
+    one.settle();
+    one.step(Input::ConnectionReset(ReplicaId(2)));
+    one.pass(51);
+    assert_eq!(one.role(), Role::PreCandidate);
+}
