@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use d3b::json::Integers;
 use d3b::{Code, Digest, Hasher, IdempotencyKey, Problem, Slot};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use hyper::{HeaderMap, Method, StatusCode};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use warp::Filter;
+use warp::path::FullPath;
 use warp::reply::{Reply, Response};
 
-use super::body::RequestBody;
+use super::body::{self, JSON_BYTES_MAX, RequestBody};
 use super::encode::{Form, Rows};
 use super::parameters::{Parameters, Timeout};
 use super::problem::{self, bad_request};
 use crate::handle::{Handle, WriteOptions};
-use d3b::json::Integers;
 
 /// What all requests share.
 #[derive(Clone)]
@@ -24,7 +26,13 @@ pub(crate) struct Shared {
     pub(crate) upload_max: u64,
     /// Becomes true when the server is to end; answers without an end of their own end then.
     pub(crate) drain: watch::Receiver<bool>,
+    /// One permit for each KiB that all JSON bodies together may take in memory.
+    pub(crate) body_memory: Arc<Semaphore>,
 }
+
+/// Names a request in answers and in the log.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) String);
 
 /// A request.
 pub(crate) struct Call {
@@ -33,7 +41,10 @@ pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
+    pub(crate) request_id: String,
     body: Option<RequestBody>,
+    /// Given back when the request has its answer.
+    body_memory: Option<OwnedSemaphorePermit>,
 }
 
 /// Takes a request out of a route whose path has matched.
@@ -41,14 +52,18 @@ pub(crate) fn call(
     shared: Arc<Shared>,
 ) -> impl Filter<Extract = (Call,), Error = warp::Rejection> + Clone + Send + Sync + 'static {
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
-    warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned()).and(warp::body::stream()).map(
-        move |method, path: warp::path::FullPath, query, headers, body| Call {
+    let head = warp::method().and(warp::path::full()).and(query).and(warp::header::headers_cloned());
+    let request_id = warp::ext::optional::<RequestId>();
+    head.and(request_id).and(warp::body::stream()).map(
+        move |method, path: FullPath, query, headers, request_id: Option<RequestId>, body| Call {
             shared: Arc::clone(&shared),
             method,
             path: path.as_str().to_owned(),
             query,
             headers,
+            request_id: request_id.map(|RequestId(text)| text).unwrap_or_default(),
             body: Some(RequestBody::new(body)),
+            body_memory: None,
         },
     )
 }
@@ -61,6 +76,17 @@ impl Call {
     /// The body; a second time it is empty.
     pub(crate) fn take_body(&mut self) -> RequestBody {
         self.body.take().unwrap_or_else(RequestBody::empty)
+    }
+
+    /// The whole body, which is to be JSON. What all such bodies take in memory is bounded: room for one of unknown
+    /// length is kept for the longest.
+    pub(crate) async fn json_body(&mut self) -> Result<Bytes, Problem> {
+        let length = body::check_length(&self.headers, JSON_BYTES_MAX)?.unwrap_or(JSON_BYTES_MAX);
+        let kibibytes = u32::try_from(length.div_ceil(1 << 10)).expect("8 MiB are few KiB");
+        let permit = Arc::clone(&self.shared.body_memory).try_acquire_many_owned(kibibytes);
+        let permit = permit.map_err(|_| Problem::new(Code::Overloaded, "too many large requests are under way"))?;
+        self.body_memory = Some(permit);
+        self.take_body().collect(&self.headers, JSON_BYTES_MAX).await
     }
 
     /// GET, or HEAD, which is answered like GET; hyper leaves the body out.

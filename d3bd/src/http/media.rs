@@ -129,6 +129,7 @@ pub(crate) async fn serve(call: &Call, media: &MediaFile) -> Result<Response, Pr
     // The bytes are whatever clients stored: a browser must neither guess what they are nor run them as ours.
     set_header(&mut response, "x-content-type-options", "nosniff");
     set_header(&mut response, "content-security-policy", "sandbox");
+    set_header(&mut response, "etag", &tag);
     set_digest(&mut response, &media.digest);
     Ok(with_slot(response, Slot(media.info.slot)))
 }

@@ -4,7 +4,7 @@ use d3b::{Answer, Operation, Problem};
 use hyper::{Method, StatusCode};
 use warp::reply::Response;
 
-use super::body::{JSON_BYTES_MAX, utf8};
+use super::body::utf8;
 use super::call::{Call, request_digest, respond, with_slot};
 use super::encode;
 use super::parameters;
@@ -33,7 +33,7 @@ async fn get(db: &str, call: &Call) -> Result<Response, Problem> {
     let (rows, integers) = parameters.take_form()?;
     parameters.finish()?;
     let statement = statement::read_query_string(sql, args.as_deref())?;
-    Run { db, statement, read, write: None, form: call.form(rows, integers) }.run(call.handle()).await
+    Run { db, statement, read, write: None, form: call.form(rows, integers) }.run(call).await
 }
 
 async fn post(db: &str, mut call: Call) -> Result<Response, Problem> {
@@ -42,11 +42,11 @@ async fn post(db: &str, mut call: Call) -> Result<Response, Problem> {
     let read = parameters.take_read()?;
     let (rows, integers) = parameters.take_form()?;
     parameters.finish()?;
-    let body = call.take_body().collect(&call.headers, JSON_BYTES_MAX).await?;
+    let body = call.json_body().await?;
     let statement = statement::read_query(utf8(&body)?)?;
     let request = request_digest(&[b"query", db.as_str().as_bytes(), &body]);
     let write = Some(call.write_options(request, read.timeout)?);
-    Run { db, statement, read, write, form: call.form(rows, integers) }.run(call.handle()).await
+    Run { db, statement, read, write, form: call.form(rows, integers) }.run(&call).await
 }
 
 /// `/v1/db/{db}/batch`.
@@ -63,7 +63,7 @@ async fn post_batch(db: &str, mut call: Call) -> Result<Response, Problem> {
     let timeout = parameters.take_timeout()?;
     let (rows, integers) = parameters.take_form()?;
     parameters.finish()?;
-    let body = call.take_body().collect(&call.headers, JSON_BYTES_MAX).await?;
+    let body = call.json_body().await?;
     let batch = statement::read_batch(utf8(&body)?)?;
     let options = call.write_options(request_digest(&[b"batch", db.as_str().as_bytes(), &body]), timeout)?;
     let operation = Operation::Sql {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use warp::reply::Response;
 
-use super::body::{JSON_BYTES_MAX, utf8};
+use super::body::utf8;
 use super::call::{Call, request_digest};
 use super::encode::Form;
 use super::parameters::Timeout;
@@ -58,14 +58,14 @@ async fn post(mut call: Call) -> Result<Response, Problem> {
     if multipart::is_form(&call) {
         return upload(call, read.timeout).await;
     }
-    let body = call.take_body().collect(&call.headers, JSON_BYTES_MAX).await?;
+    let body = call.json_body().await?;
     let Request { table, statement, media } = read_request(utf8(&body)?)?;
     let request = request_digest(&[b"raw", &body]);
     match media {
         None => {
             let statement = statement.ok_or_else(|| bad_request("\"query\" is empty"))?;
             let write = Some(call.write_options(request, read.timeout)?);
-            Run { db: table, statement, read, write, form: Form::Legacy }.run(call.handle()).await
+            Run { db: table, statement, read, write, form: Form::Legacy }.run(&call).await
         }
         Some(MediaRequest::Get(file_id)) => {
             let media = call.handle().open_media(table, file_id).await?;

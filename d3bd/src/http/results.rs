@@ -12,7 +12,7 @@ use hyper::StatusCode;
 use tokio::sync::mpsc;
 use warp::reply::Response;
 
-use super::call::{respond, set_header, with_slot};
+use super::call::{Call, respond, set_header, with_slot};
 use super::encode::{self, BufferSink, End, Form, Streamed};
 use super::parameters::{RESULT_BYTES_MAX, ReadParameters};
 use super::streams;
@@ -34,8 +34,8 @@ pub(crate) struct Run {
 
 impl Run {
     /// Runs it.
-    pub(crate) async fn run(self, handle: &Handle) -> Result<Response, Problem> {
-        if self.form.is_streamed() { self.run_streamed(handle).await } else { self.run_buffered(handle).await }
+    pub(crate) async fn run(self, call: &Call) -> Result<Response, Problem> {
+        if self.form.is_streamed() { self.run_streamed(call).await } else { self.run_buffered(call.handle()).await }
     }
 
     async fn run_buffered(self, handle: &Handle) -> Result<Response, Problem> {
@@ -58,7 +58,8 @@ impl Run {
         }
     }
 
-    async fn run_streamed(self, handle: &Handle) -> Result<Response, Problem> {
+    async fn run_streamed(self, call: &Call) -> Result<Response, Problem> {
+        let handle = call.handle();
         self.wait_for_group(handle).await?;
         let form = self.form;
         let Streamed { sink, sender, mut receiver } = encode::stream(form);
@@ -76,7 +77,8 @@ impl Run {
             },
         };
         let encoder = encode::Encoder::new(form);
-        let rest = Rest { first, receiver, work: Some(work), encoder, _sender: sender };
+        let rest =
+            Rest { first, receiver, work: Some(work), encoder, request_id: call.request_id.clone(), _sender: sender };
         let mut response = streams::response(rest.into_stream());
         set_header(&mut response, "content-type", form.content_type());
         Ok(response)
@@ -145,6 +147,7 @@ struct Rest {
     /// `None` once the last piece was given out.
     work: Option<Work>,
     encoder: encode::Encoder,
+    request_id: String,
     /// Keeps the channel open, so that the end is told by `work` alone.
     _sender: mpsc::Sender<std::io::Result<Bytes>>,
 }
@@ -175,10 +178,13 @@ impl Rest {
         self.work = None;
         match result {
             Ok(ended) => Some(Ok(ended.into_rest().into())),
-            Err(problem) => match self.encoder.broken_off(&problem) {
-                Some(line) => Some(Ok(line.into())),
-                None => Some(Err(std::io::Error::other(problem))),
-            },
+            Err(mut problem) => {
+                problem.request_id = Some(std::mem::take(&mut self.request_id));
+                match self.encoder.broken_off(&problem) {
+                    Some(line) => Some(Ok(line.into())),
+                    None => Some(Err(std::io::Error::other(problem))),
+                }
+            }
         }
     }
 }

@@ -25,6 +25,8 @@ use crate::handle::Handle;
 const CONNECTIONS_MAX: usize = 4_096;
 /// Connections at a time that are being told so; what goes beyond is closed without a word.
 const REFUSALS_MAX: usize = 64;
+/// KiB that all JSON bodies together may take in memory.
+const BODY_MEMORY_KIB: usize = 256 << 10;
 /// From the opening of a connection, or the end of a response, to the end of the next request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
@@ -32,6 +34,8 @@ const HEADER_BYTES_MAX: usize = 64 << 10;
 /// How long what a client still sends after its answer is read and dropped. Closed at once, the connection would be
 /// reset, and the client might never see the answer.
 const LINGER: Duration = Duration::from_secs(2);
+/// The same when the server is to end, for idle connections whose clients take no notice would hold it up.
+const LINGER_DRAINING: Duration = Duration::from_millis(200);
 /// After an error of `accept` that is not one connection's own, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -53,7 +57,8 @@ pub async fn serve(
     options: Options,
     mut drain: watch::Receiver<bool>,
 ) {
-    let shared = Shared { handle, upload_max: options.upload_max, drain: drain.clone() };
+    let body_memory = Arc::new(Semaphore::new(BODY_MEMORY_KIB));
+    let shared = Shared { handle, upload_max: options.upload_max, drain: drain.clone(), body_memory };
     let mut server = Server {
         layer: Arc::new(Layer::new(shared, options.hosts)),
         slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -165,22 +170,22 @@ where
     let mut draining = pin!(async move {
         let _ = drain.wait_for(|draining| *draining).await;
     });
-    let served = tokio::select! {
-        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
+    let (served, patience) = tokio::select! {
+        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => (served, LINGER),
         () = &mut draining => {
             Pin::new(&mut connection).graceful_shutdown();
-            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+            (poll_fn(|cx| connection.poll_without_shutdown(cx)).await, LINGER_DRAINING)
         }
     };
     match served {
-        Ok(()) => linger(connection.into_parts().io.into_inner()).await,
+        Ok(()) => linger(connection.into_parts().io.into_inner(), patience).await,
         // Clients that send nothing, nonsense, or go away: their own affair.
         Err(error) => tracing::debug!(%error, "a connection ended early"),
     }
 }
 
 /// Closes a connection so that its client gets to read the last answer.
-async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T) {
+async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T, patience: Duration) {
     let drained = async {
         stream.shutdown().await?;
         let mut dropped = vec![0; 16 << 10];
@@ -188,7 +193,7 @@ async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T) {
         std::io::Result::Ok(())
     };
     // An error here means that the client has closed already.
-    let _ = tokio::time::timeout(LINGER, drained).await;
+    let _ = tokio::time::timeout(patience, drained).await;
 }
 
 /// Tells a client that there are too many connections.
@@ -202,7 +207,7 @@ async fn refuse<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T, permit: OwnedS
     );
     let told = tokio::time::timeout(LINGER, stream.write_all(response.as_bytes())).await;
     if matches!(told, Ok(Ok(()))) {
-        linger(stream).await;
+        linger(stream, LINGER).await;
     }
     drop(permit);
 }

@@ -16,7 +16,7 @@ use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 use super::body::Patient;
-use super::call::Shared;
+use super::call::{RequestId, Shared};
 use super::{problem, routes};
 
 /// Answers requests; shared by all connections.
@@ -43,9 +43,10 @@ impl Layer {
     }
 
     /// Answers one request. `local` is a client that a web page cannot be: one on a unix socket.
-    pub(crate) async fn answer(&self, request: Request<Incoming>, local: bool) -> Response {
+    pub(crate) async fn answer(&self, mut request: Request<Incoming>, local: bool) -> Response {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let request_id = format!("{}-{:08x}-{number}", self.replica.to_str().unwrap_or_default(), self.process);
+        request.extensions_mut().insert(RequestId(request_id.clone()));
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let started = std::time::Instant::now();
         let checked = if local { Ok(()) } else { check_sender(request.uri(), request.headers(), &self.hosts) };
