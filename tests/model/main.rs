@@ -71,7 +71,12 @@ fn check_planted(planted: Planted, scene: Scene) {
     let path = checker.discovery("nothing forbidden").unwrap_or_else(|| panic!("{planted:?} was not found"));
     let steps = path.into_states();
     let violation = steps.last().and_then(|world| world.violation).unwrap_or_default();
-    println!("{planted:?}: \"{violation}\" after {} steps, {} states, {:.1?}", steps.len() - 1, checker.unique_state_count(), began.elapsed());
+    println!(
+        "{planted:?}: \"{violation}\" after {} steps, {} states, {:.1?}",
+        steps.len() - 1,
+        checker.unique_state_count(),
+        began.elapsed()
+    );
 }
 
 fn long() -> bool {
@@ -80,12 +85,7 @@ fn long() -> bool {
 
 #[test]
 fn two_campaigns_with_two_values() {
-    check("two campaigns, two values", Scene {
-        campaigns: 2,
-        proposals: 2,
-        candidates: only(&[1, 2]),
-        ..Scene::of(3)
-    });
+    check("two campaigns, two values", Scene { campaigns: 2, proposals: 2, candidates: only(&[1, 2]), ..Scene::of(3) });
 }
 
 #[test]
@@ -95,23 +95,13 @@ fn three_campaigns_with_one_value() {
 
 #[test]
 fn a_crash_in_the_middle() {
-    check("a crash", Scene {
-        campaigns: 2,
-        proposals: 1,
-        crashes: 1,
-        candidates: only(&[1, 2]),
-        ..Scene::of(3)
-    });
+    check("a crash", Scene { campaigns: 2, proposals: 1, crashes: 1, candidates: only(&[1, 2]), ..Scene::of(3) });
 }
 
 #[test]
 fn reads_while_leaders_change() {
-    check("reads", Scene {
-        campaigns: 2,
-        proposals: 1,
-        reads: 1,
-        heartbeats: 1,
-        candidates: only(&[1, 2]),
-        ..Scene::of(3)
-    });
+    check(
+        "reads",
+        Scene { campaigns: 2, proposals: 1, reads: 1, heartbeats: 1, candidates: only(&[1, 2]), ..Scene::of(3) },
+    );
 }

@@ -70,7 +70,11 @@ pub struct Disk {
 
 impl Storage for Disk {
     fn read(&self, from: Slot, upto: Slot, _bytes_max: usize) -> Result<Vec<Record>, StorageError> {
-        Ok(if from > upto { Vec::new() } else { self.records.range(from..=upto).map(|(_, record)| record.clone()).collect() })
+        Ok(if from > upto {
+            Vec::new()
+        } else {
+            self.records.range(from..=upto).map(|(_, record)| record.clone()).collect()
+        })
     }
 }
 
@@ -435,7 +439,9 @@ impl World {
             match (held, self.chosen.get(&slot)) {
                 (None, _) => self.violate("a slot was applied that is not on the disk"),
                 (Some(_), None) => self.violate("a slot was applied that is not chosen"),
-                (Some(held), Some(chosen)) if held != *chosen => self.violate("another value than the chosen one was applied"),
+                (Some(held), Some(chosen)) if held != *chosen => {
+                    self.violate("another value than the chosen one was applied")
+                }
                 (Some(_), Some(_)) => {}
             }
         }
