@@ -90,10 +90,10 @@ impl Applier {
         let mut next = self.engine.applied().next().max(*range.start());
         while next <= *range.end() {
             let records = self.log.read(next, *range.end(), CHUNK_BYTES).map_err(|error| error.to_string())?;
-            let Some(last) = records.last().map(|record| record.slot) else {
+            if records.is_empty() {
                 return Err(format!("slot {next} is chosen, and the log does not have it"));
-            };
-            next = self.apply_records(&records, last == *range.end(), upkeep)?;
+            }
+            next = self.apply_records(&records, *range.end(), upkeep)?;
             if self.stop.asked() {
                 break;
             }
@@ -104,8 +104,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Applies records; returns the slot after the last one that was.
-    fn apply_records(&mut self, records: &[Record], finishes: bool, upkeep: &mut Upkeep) -> Result<Slot, String> {
+    /// Applies records, or the first of them; returns the slot after the last one that was.
+    fn apply_records(&mut self, records: &[Record], end: Slot, upkeep: &mut Upkeep) -> Result<Slot, String> {
         let entries: Vec<LogEntry<'_>> = records.iter().map(entry).collect();
         let progress = self.engine.apply(&entries, &self.blobs).map_err(|fatal| describe(&fatal))?;
         let applied = self.engine.applied();
@@ -114,8 +114,7 @@ impl Applier {
         }
         self.applied.send_replace(applied);
         self.prefetch(records, applied);
-        let finished = finishes && progress.needs_blob.is_none();
-        self.report(applied, progress.applied, finished);
+        self.report(applied, progress.applied, applied >= end);
         if let Some((slot, reference)) = progress.needs_blob {
             self.fetch(slot, reference);
         }
