@@ -467,12 +467,12 @@ impl Replica {
         wait_until(&format!("replica {} has blob {digest}", self.id), PATIENCE, || self.blob(digest).exists());
     }
 
-    /// Waits until it refuses a linearizable read because there is no majority.
+    /// Waits until it refuses a linearizable read because there is no majority; it may have been started just now.
     #[track_caller]
     pub fn wait_no_quorum(&self) {
         wait_until(&format!("replica {} sees no quorum", self.id), PATIENCE, || {
-            let answer = self.get("/readyz");
-            answer.status == 503 && answer.problem().code == Code::NoQuorum
+            let answer = self.http.try_send("GET", &self.url("/readyz"), &[], ureq::SendBody::none());
+            answer.is_ok_and(|answer| answer.status == 503 && answer.problem().code == Code::NoQuorum)
         });
     }
 }

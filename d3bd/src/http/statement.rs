@@ -2,7 +2,9 @@
 
 use d3b::json::{JsonError, parse_arguments};
 use d3b::{Arguments, Code, Expectation, Problem, Statement, Value};
-use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::problem::bad_request;
@@ -26,7 +28,7 @@ pub(crate) struct QueryBody<'a> {
 #[serde(deny_unknown_fields)]
 struct BatchBody<'a> {
     #[serde(borrow)]
-    statements: Vec<BatchStatement<'a>>,
+    statements: Vec<Object<BatchStatement<'a>>>,
     #[serde(default)]
     deferred_foreign_keys: bool,
 }
@@ -38,7 +40,7 @@ struct BatchStatement<'a> {
     #[serde(default, borrow)]
     args: Option<&'a RawValue>,
     #[serde(default)]
-    expect: Option<ExpectBody>,
+    expect: Option<Object<ExpectBody>>,
 }
 
 #[derive(Deserialize)]
@@ -55,9 +57,34 @@ pub(crate) struct Batch {
     pub(crate) deferred_foreign_keys: bool,
 }
 
-/// Reads a JSON body into a type of ours.
+/// A JSON object that is read into a struct. By itself serde takes an array for a struct as well, its elements for the
+/// members in their order; a client that sends one means something else.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OnlyMaps<T>(std::marker::PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for OnlyMaps<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_map(OnlyMaps(std::marker::PhantomData)).map(Object)
+    }
+}
+
+/// Reads a JSON body, an object, into a type of ours.
 pub(crate) fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Problem> {
-    serde_json::from_str(text).map_err(|error| bad_request(format!("the body is not what this route takes: {error}")))
+    match serde_json::from_str(text) {
+        Ok(Object(body)) => Ok(body),
+        Err(error) => Err(bad_request(format!("the body is not what this route takes: {error}"))),
+    }
 }
 
 fn json_problem(error: &JsonError) -> Problem {
@@ -114,7 +141,7 @@ pub(crate) fn read_batch(text: &str) -> Result<Batch, Problem> {
         let detail = format!("the batch has {} statements, more than {STATEMENTS_MAX}", body.statements.len());
         return Err(Problem::new(Code::TooLarge, detail).with_hint("send it as several batches"));
     }
-    let statements = body.statements.into_iter().enumerate().map(|(index, statement)| {
+    let statements = body.statements.into_iter().enumerate().map(|(index, Object(statement))| {
         batch_statement(statement).map_err(|mut problem| {
             problem.statement = u32::try_from(index).ok();
             problem
@@ -124,7 +151,7 @@ pub(crate) fn read_batch(text: &str) -> Result<Batch, Problem> {
 }
 
 fn batch_statement(body: BatchStatement<'_>) -> Result<Statement, Problem> {
-    let expect = match body.expect {
+    let expect = match body.expect.map(|Object(expect)| expect) {
         None => None,
         Some(ExpectBody { rows_affected: Some(rows), rows_returned: None }) => Some(Expectation::RowsAffected(rows)),
         Some(ExpectBody { rows_affected: None, rows_returned: Some(rows) }) => Some(Expectation::RowsReturned(rows)),
@@ -165,6 +192,7 @@ mod tests {
         check_refused(read_query(r#"{"sql":"x","sql":"y"}"#), Code::BadRequest, "duplicate field");
         check_refused(read_query(r#"{"sql":"x","args":[[1]]}"#), Code::BadRequest, "argument 1");
         check_refused(read_query(r#"{"sql":7}"#), Code::BadRequest, "expected a string");
+        check_refused(read_query(r#"["SELECT 1"]"#), Code::BadRequest, "expected an object");
         check_refused(read_query_string("x".into(), Some("[1")), Code::BadRequest, "args must be");
         let long = format!(r#"{{"sql":"{}"}}"#, "x".repeat(STATEMENT_BYTES_MAX + 1));
         check_refused(read_query(&long), Code::TooLarge, "1048577 bytes");
@@ -182,6 +210,10 @@ mod tests {
     fn malformed_batches_are_refused() {
         check_refused(read_batch(r#"{"statements":[]}"#), Code::BadRequest, "no statements");
         check_refused(read_batch(r#"{"statements":[{"sql":"a","expect":{}}]}"#), Code::BadRequest, "either");
+        check_refused(read_batch(r#"[[{"sql":"a"}]]"#), Code::BadRequest, "expected an object");
+        check_refused(read_batch(r#"{"statements":[["a"]]}"#), Code::BadRequest, "expected an object");
+        let listed = r#"{"statements":[{"sql":"a","expect":[1,null]}]}"#;
+        check_refused(read_batch(listed), Code::BadRequest, "expected an object");
         let many = format!(r#"{{"statements":[{}]}}"#, vec![r#"{"sql":"a"}"#; STATEMENTS_MAX + 1].join(","));
         check_refused(read_batch(&many), Code::TooLarge, "10001 statements");
         let problem = read_batch(r#"{"statements":[{"sql":"a"},{"sql":"b","args":{"n":1}}]}"#).unwrap_err();

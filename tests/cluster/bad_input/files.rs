@@ -127,7 +127,7 @@ pub fn cases() -> Vec<Case> {
         raw("a name with slashes", "schemas", &insert("../x"), "f", BadRequest),
         raw("a name with a newline", "schemas", &insert("x\ny"), "f", BadRequest),
         raw("a name that is too long", "schemas", &insert(&"x".repeat(300)), "f", BadRequest),
-        raw("the catalogue's name", "schemas", &insert("schemas"), "f", BadRequest),
+        raw("the catalogue's name", "schemas", &insert("schemas"), "f", StatementDenied),
         raw("a name that exists", "schemas", &insert("shop"), "f", Constraint),
         raw("another fileid", "schemas", &insert("fresh"), "g", BadRequest),
         raw(

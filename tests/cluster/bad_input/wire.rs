@@ -38,7 +38,7 @@ pub fn cases() -> Vec<Case> {
         get("/v2/db", NotFound),
         get("/v1/db/shop/query/more?sql=SELECT+1", NotFound),
         get("/v1/log/one", BadRequest),
-        get("/v1/log/0", NotFound),
+        get("/v1/log/0", BadRequest),
         get("/v1/log/999999999", NotFound),
         get("/v1/log?limit=0", BadRequest),
         get("/v1/log?limit=1001", BadRequest),
