@@ -233,7 +233,10 @@ impl CliError {
             CliError::Damaged(_) => "nothing was kept; try again",
             CliError::SomeFiles { .. } => "the others are there; with --continue they are not fetched again",
             CliError::NotYet(_) => "--timeout gives it longer",
-            CliError::Unhealthy(_) => "d3bctl cluster status tells who is missing",
+            CliError::Unhealthy(Health::Unreachable) => {
+                "is d3bd running there? -e or D3B_ENDPOINTS names other endpoints"
+            }
+            CliError::Unhealthy(_) => "d3bctl cluster status tells how the replicas see each other",
             CliError::File { .. } | CliError::Output(_) | CliError::Input(_) | CliError::Declined => return None,
         };
         Some(text.to_owned())

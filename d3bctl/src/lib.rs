@@ -13,3 +13,6 @@ mod arguments;
 mod names;
 mod progress;
 mod transfer;
+
+#[cfg(test)]
+mod test_server;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use d3b::client::ClientError;
-use d3bctl::cli::Cli;
+use d3bctl::cli::{Cli, Command, Query};
 use d3bctl::error::{CliError, EXIT_OK, EXIT_PIPE};
 use d3bctl::output::Output;
 use d3bctl::session::{Session, tell};
@@ -24,7 +24,8 @@ fn main() -> ExitCode {
             let code = error.exit_code();
             // Whoever read the output has seen enough.
             if code != EXIT_PIPE {
-                report(&error, color, cli.globals.verbose);
+                let batch = matches!(&cli.command, Command::Query(Query { batch: Some(_), .. }));
+                report(&error, color, cli.globals.verbose, batch);
             }
             code
         }
@@ -40,7 +41,7 @@ fn run(cli: &Cli) -> Result<(), CliError> {
 }
 
 /// Tells the cause, and what to do about it.
-fn report(error: &CliError, color: bool, verbose: bool) {
+fn report(error: &CliError, color: bool, verbose: bool, batch: bool) {
     let mut cause = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -50,8 +51,8 @@ fn report(error: &CliError, color: bool, verbose: bool) {
     let (error_word, hint_word) =
         if color { ("\x1b[1;31merror:\x1b[0m", "\x1b[1mhint:\x1b[0m") } else { ("error:", "hint:") };
     if let CliError::Client(ClientError::Problem { endpoint, problem }) = error {
-        if let Some(statement) = problem.statement {
-            cause = format!("statement {statement}: {cause}");
+        if let Some(statement) = problem.statement.filter(|_| batch) {
+            cause = format!("statements[{statement}]: {cause}");
         }
         if verbose {
             let request = problem.request_id.as_deref().unwrap_or("unknown");

@@ -95,14 +95,14 @@ impl Output {
             Format::Table => {
                 let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
                 for (name, value) in fields {
-                    let text = sheet::cell(&value);
+                    let text = if value == Value::Null { String::new() } else { sheet::cell(&value) };
                     self.line(format!("{name:width$}  {text}").trim_end().as_bytes())?;
                 }
                 Ok(())
             }
             Format::Csv | Format::Line => {
                 let (names, values): (Vec<&str>, Vec<Value>) = fields.into_iter().unzip();
-                let mut sheet = self.sheet(names.into_iter().map(str::to_owned).collect());
+                let mut sheet = self.sheet(names.into_iter().map(str::to_owned).collect()).blank();
                 self.row(&mut sheet, values)?;
                 self.end(&mut sheet)
             }
@@ -148,7 +148,7 @@ pub struct Listing<'o, T> {
 impl<'o, T: Serialize> Listing<'o, T> {
     /// A list that is the member of that name of a JSON object.
     pub fn new(output: &'o mut Output, member: &'static str, columns: &[Column<T>]) -> Listing<'o, T> {
-        let sheet = output.sheet(columns.iter().map(|(name, _)| (*name).to_owned()).collect());
+        let sheet = output.sheet(columns.iter().map(|(name, _)| (*name).to_owned()).collect()).blank();
         Listing { output, columns: columns.to_vec(), sheet, member, endless: false, items: 0 }
     }
 

@@ -38,7 +38,7 @@ pub use response::Response;
 const PORT: u16 = 8055;
 /// The longest wait for a connection to one endpoint.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// How much longer than a server was told to take its answer may be on its way.
+/// How much longer than a server takes at most its answer may be on its way.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long nothing may move while a body is sent.
 const SEND_STALL_MAX: Duration = Duration::from_secs(30);
@@ -87,14 +87,12 @@ impl FromStr for Endpoint {
         if authority.host().is_empty() || authority.as_str().contains('@') {
             return Err(form());
         }
-        match authority.port() {
-            Some(port) if port.as_str().parse::<u16>().is_ok_and(|port| port > 0) => {
-                Ok(Endpoint(format!("http://{authority}")))
-            }
-            // An empty port, or one that is none.
-            Some(_) => Err(form()),
-            None if authority.as_str().ends_with(':') => Err(form()),
-            None => Ok(Endpoint(format!("http://{authority}:{PORT}"))),
+        match &authority.as_str()[authority.host().len()..] {
+            "" => Ok(Endpoint(format!("http://{authority}:{PORT}"))),
+            port => match port.trim_start_matches(':').parse::<u16>() {
+                Ok(port) if port > 0 => Ok(Endpoint(format!("http://{authority}"))),
+                Ok(_) | Err(_) => Err(form()),
+            },
         }
     }
 }
@@ -243,8 +241,8 @@ impl Client {
         let divisor = u32::try_from(others + 1).unwrap_or(u32::MAX);
         let share = (time.left / divisor).max(LEFT_MIN);
         let Some(probe) = request.probe.filter(|_| others > 0) else {
-            let wait = if request.probe.is_some() { time.left.max(LEFT_MIN) } else { share };
-            return self.exchange(endpoint, request, wait, time);
+            let wait = if request.probe.is_some() { request.long_wait(time.left) } else { share };
+            return self.exchange(endpoint, request, wait.max(LEFT_MIN), time);
         };
         // A short question first: this replica gets all the time that is left only if it can serve.
         let began = Instant::now();
@@ -254,8 +252,8 @@ impl Client {
             Err(Attempt::Failed(failed)) => return Err(Attempt::Failed(Failed { sent: false, ..failed })),
             Err(Attempt::Final(error)) => return Err(Attempt::Final(error)),
         }
-        let wait = time.left.saturating_sub(began.elapsed()).max(LEFT_MIN);
-        self.exchange(endpoint, request, wait, time)
+        let wait = request.long_wait(time.left.saturating_sub(began.elapsed()));
+        self.exchange(endpoint, request, wait.max(LEFT_MIN), time)
     }
 
     /// Sends a request once and takes the head of the answer in; all of it, if it is small.
@@ -270,7 +268,7 @@ impl Client {
         let mut reader = request.body.reader(request.progress.as_deref());
         let head = request.head(endpoint, wait).map_err(|error| Attempt::Final(ClientError::Request(error)))?;
         let connect = wait.min(CONNECT_MAX);
-        let answer = if request.tells_time() { wait + GRACE } else { wait };
+        let answer = if request.is_timed_by_the_server() { wait + GRACE } else { wait };
         let stall = if request.endless { None } else { Some(RECEIVE_STALL_MAX.max(answer)) };
         let configured = self
             .agent

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use d3b::Value;
 use d3b::api::{ClusterInfo, ReplicaInfo, Version};
-use d3b::client::{Endpoint, Request};
+use d3b::client::{ClientError, Endpoint, Request};
 use serde::Serialize;
 
 use crate::cli::{Condition, Format};
@@ -153,12 +153,22 @@ fn ask(session: &Session, endpoint: &Endpoint) -> EndpointStatus {
             status.divergent = !cluster.divergent.is_empty();
             match ask(&["readyz"]) {
                 Ok(_) => status.ready = true,
-                Err(error) => status.problem = Some(error.to_string()),
+                Err(error) => status.problem = Some(cause(&error)),
             }
         }
-        Err(error) => status.problem = Some(error.to_string()),
+        Err(error) => status.problem = Some(cause(&error)),
     }
     status
+}
+
+/// Why an endpoint is not ready, without its name, which stands beside it.
+fn cause(error: &CliError) -> String {
+    match error {
+        CliError::Client(ClientError::Unreachable(failures) | ClientError::Timeout(failures)) => {
+            failures.iter().map(|failure| failure.cause.as_str()).collect::<Vec<_>>().join("; ")
+        }
+        other => other.to_string(),
+    }
 }
 
 fn health(statuses: &[EndpointStatus]) -> Option<Health> {

@@ -285,3 +285,64 @@ fn batch(db: &str, body: &[u8], session: &Session, output: &mut Output) -> Resul
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_server::{chunked, response};
+
+    const COLUMNS: &str = "{\"columns\":[\"id\"],\"types\":[\"INTEGER\"]}\n";
+    const END: &str = "{\"end\":true,\"rows\":1,\"rows_affected\":0,\"last_insert_rowid\":0,\"slot\":7}\n";
+
+    /// Reads all lines; gives the rows, or the error.
+    fn read(text: &str, cut: bool) -> Result<Vec<Vec<Value>>, CliError> {
+        let mut lines = Lines::new(response(chunked(text.as_bytes(), cut)));
+        let mut rows = Vec::new();
+        while let Some(line) = lines.next()? {
+            match line {
+                Line::Row(row) => rows.push(values(row).unwrap()),
+                Line::Columns(columns) => assert_eq!(columns.columns, ["id"]),
+                Line::End(end) => assert_eq!(end.slot, 7),
+            }
+        }
+        Ok(rows)
+    }
+
+    #[track_caller]
+    fn check_fails(text: &str, cut: bool, code: u8) {
+        let error = read(text, cut).expect_err(text);
+        assert_eq!(error.exit_code(), code, "{text}: {error}");
+    }
+
+    #[test]
+    fn rows_are_exact() {
+        let rows = read(&format!("{COLUMNS}[-9223372036854775808]\n{END}"), false).unwrap();
+        assert_eq!(rows, [[Value::Integer(i64::MIN)]]);
+    }
+
+    #[test]
+    fn a_result_without_its_end_is_an_error() {
+        check_fails(&format!("{COLUMNS}[1]\n"), false, 8);
+        check_fails(&format!("{COLUMNS}[1]\n"), true, 8);
+        check_fails(&format!("{COLUMNS}[1"), false, 8);
+        check_fails("", false, 8);
+        // Rows that were lost on the way are missed.
+        check_fails(&format!("{COLUMNS}{END}"), false, 1);
+    }
+
+    #[test]
+    fn a_result_that_ends_in_a_problem_is_that_problem() {
+        let problem = Problem::new(d3b::Code::NotReady, "it stops").to_json();
+        check_fails(&format!("{COLUMNS}[1]\n{{\"error\":{problem}}}\n"), false, 7);
+        check_fails(&format!("{COLUMNS}[1]\n{{\"error\":{{}}}}\n"), false, 1);
+    }
+
+    #[test]
+    fn summaries() {
+        let end = End { end: true, rows: 0, rows_affected: 1, last_insert_rowid: 8, slot: 7 };
+        assert_eq!(summary(&end, false, false), "(1 row affected, last rowid 8, slot 7)");
+        let end = End { rows: 3, rows_affected: 0, last_insert_rowid: 0, ..end };
+        assert_eq!(summary(&end, true, false), "(3 rows)");
+        assert_eq!(summary(&End { rows: 0, ..end }, false, false), "(0 rows affected)");
+    }
+}

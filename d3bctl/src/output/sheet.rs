@@ -22,6 +22,8 @@ pub struct Sheet {
     columns: Vec<String>,
     keys: ObjectKeys,
     color: bool,
+    /// What a NULL is written as.
+    null: &'static str,
     rows: u64,
     headed: bool,
     /// Rows of a table that are not measured yet.
@@ -37,13 +39,18 @@ impl Sheet {
         let widths = columns.iter().map(|name| escaped(name, false).width()).collect();
         let keys = ObjectKeys::new(&columns);
         let numeric = vec![false; columns.len()];
-        Sheet { format, columns, keys, color, rows: 0, headed: false, block: Vec::new(), widths, numeric }
+        Sheet { format, columns, keys, color, null: NULL, rows: 0, headed: false, block: Vec::new(), widths, numeric }
     }
 
-    /// How many rows there were.
+    /// Leaves places without a value blank: for our own lists, in which there is no NULL to be told from them.
     #[must_use]
-    pub fn rows(&self) -> u64 {
-        self.rows
+    pub(super) fn blank(mut self) -> Sheet {
+        self.null = "";
+        self
+    }
+
+    fn cell(&self, value: &Value) -> String {
+        if *value == Value::Null { self.null.to_owned() } else { cell(value) }
     }
 
     /// Takes a row.
@@ -82,7 +89,8 @@ impl Sheet {
             return Ok(());
         }
         let block = std::mem::take(&mut self.block);
-        let cells: Vec<Vec<String>> = block.iter().map(|row| row.iter().map(cell).collect()).collect();
+        let cells: Vec<Vec<String>> =
+            block.iter().map(|row| row.iter().map(|value| self.cell(value)).collect()).collect();
         for row in &cells {
             for (width, cell) in self.widths.iter_mut().zip(row) {
                 *width = (*width).max(cell.width());
@@ -155,7 +163,7 @@ impl Sheet {
             let text = match value {
                 Value::Text(text) if text != NULL => escaped(text, true),
                 Value::Blob(bytes) => hexadecimal(bytes),
-                Value::Null | Value::Integer(_) | Value::Real(_) | Value::Text(_) => cell(value),
+                Value::Null | Value::Integer(_) | Value::Real(_) | Value::Text(_) => self.cell(value),
             };
             writeln!(out, "{space}{name} = {text}")?;
         }
@@ -238,11 +246,14 @@ mod tests {
 
     #[test]
     fn tables_are_aligned_by_the_width_of_characters() {
-        let expected = "\
-                 id  name  note\n\
--------------------  ----  ------\n\
-                  1  Ann   NULL\n\
-9223372036854775807  \u{6f22}\u{5b57}  'NULL'\n";
+        let expected = [
+            "                 id  name  note",
+            "-------------------  ----  ------",
+            "                  1  Ann   NULL",
+            "9223372036854775807  \u{6f22}\u{5b57}  'NULL'",
+            "",
+        ]
+        .join("\n");
         assert_eq!(written(Format::Table, false, &["id", "name", "note"], &rows()), expected);
     }
 

@@ -150,8 +150,15 @@ impl Request {
         self
     }
 
-    pub(super) fn tells_time(&self) -> bool {
-        self.tell
+    /// Whether the server ends the wait by itself, with an answer that says why.
+    pub(super) fn is_timed_by_the_server(&self) -> bool {
+        self.tell || self.probe.is_some()
+    }
+
+    /// How long a replica that can serve gets, of the time that is `left`: what it was not told to hurry for, it does in
+    /// a time of its own, which is the whole wait.
+    pub(super) fn long_wait(&self, left: Duration) -> Duration {
+        if self.tell { left } else { self.wait }
     }
 
     pub(super) fn has_body(&self) -> bool {
