@@ -15,4 +15,4 @@ mod progress;
 mod transfer;
 
 #[cfg(test)]
-mod test_server;
+mod tests;

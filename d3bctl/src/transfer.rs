@@ -28,24 +28,28 @@ pub struct Source {
 }
 
 impl Source {
-    /// Opens a file; standard input, which is `-`, is copied to a temporary file first, because it may have to be sent
-    /// more than once.
+    /// Opens a file; standard input, which is `-`, or a pipe is copied to a temporary file first, because it may have to
+    /// be sent more than once.
     ///
     /// # Errors
     /// It cannot be read.
     pub fn open(path: &Path) -> Result<Source, CliError> {
         if path.as_os_str() == "-" {
-            let mut file = tempfile::tempfile().map_err(at(std::env::temp_dir()))?;
-            let length = io::copy(&mut io::stdin().lock(), &mut file).map_err(CliError::Input)?;
-            return Ok(Source { file, length });
+            return Source::copy_of(&mut io::stdin().lock(), CliError::Input);
         }
-        let file = File::open(path).map_err(at(path))?;
+        let mut file = File::open(path).map_err(at(path))?;
         let metadata = file.metadata().map_err(at(path))?;
-        if !metadata.is_file() {
-            let error = io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
-            return Err(at(path)(error));
+        if metadata.is_file() {
+            return Ok(Source { file, length: metadata.len() });
         }
-        Ok(Source { file, length: metadata.len() })
+        // Reading a directory says that it is one.
+        Source::copy_of(&mut file, at(path))
+    }
+
+    fn copy_of(reader: &mut dyn Read, error: impl FnOnce(io::Error) -> CliError) -> Result<Source, CliError> {
+        let mut file = tempfile::tempfile().map_err(at(std::env::temp_dir()))?;
+        let length = io::copy(reader, &mut file).map_err(error)?;
+        Ok(Source { file, length })
     }
 
     /// Its first bytes.

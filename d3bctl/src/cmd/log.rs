@@ -172,7 +172,7 @@ impl Follower<'_> {
             self.next = next;
             return Ok(false);
         }
-        let problem = last.get("error").map(|error| json(error));
+        let problem = last.get("error").map(json);
         let problem = problem.and_then(|error| d3b::Problem::from_json(&error));
         let problem = problem.ok_or_else(|| response.malformed("a line is no entry of a log"))?;
         let endpoint = response.endpoint().clone();

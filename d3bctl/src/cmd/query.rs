@@ -289,7 +289,7 @@ fn batch(db: &str, body: &[u8], session: &Session, output: &mut Output) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_server::{chunked, response};
+    use crate::tests::server::{chunked, response};
 
     const COLUMNS: &str = "{\"columns\":[\"id\"],\"types\":[\"INTEGER\"]}\n";
     const END: &str = "{\"end\":true,\"rows\":1,\"rows_affected\":0,\"last_insert_rowid\":0,\"slot\":7}\n";

@@ -5,7 +5,7 @@ use clap::Parser as _;
 use super::*;
 use crate::progress::{Progress, Shown};
 use crate::settings::Settings;
-use crate::test_server::{answer, response};
+use crate::tests::server::{answer, response};
 
 const CONTENT: &[u8] = b"what the server has";
 
