@@ -570,9 +570,14 @@ impl Handle {
         blocking(move || crate::inspect::entry(&log, &readers, &status, Slot(slot))).await?
     }
 
-    fn log_parts(&self) -> (LogReader, Readers, Arc<DriverStatus>) {
+    /// The driver's status is published a little after entries are applied. Whoever follows the log is woken by the
+    /// latter, and is to see what came of them.
+    fn log_parts(&self) -> (LogReader, Readers, DriverStatus) {
         let parts = self.parts();
-        (parts.log.clone(), parts.readers.clone(), Arc::clone(&parts.status.borrow()))
+        let mut status = DriverStatus::clone(&parts.status.borrow());
+        status.applied = status.applied.max(*parts.applied.borrow());
+        status.commit = status.commit.max(status.applied);
+        (parts.log.clone(), parts.readers.clone(), status)
     }
 
     /// Tells whenever this replica has applied more.

@@ -6,6 +6,7 @@
 pub mod client;
 
 pub mod api;
+pub mod csv;
 pub mod digest;
 pub mod error;
 pub mod ids;

@@ -1,9 +1,9 @@
 //! Results as bytes: JSON, newline-delimited JSON, CSV, and the original wire form. Rows are written as SQLite gives
 //! them, without a copy of the values in between.
 
-mod csv;
 mod sink;
 
+use d3b::csv;
 use d3b::json::{Exotics, Integers, ObjectKeys, Style, write_array, write_integer, write_string, write_strings};
 use d3b::operation::StatementResult;
 use d3b::{Answer, Problem, Slot, Value, ValueRef};

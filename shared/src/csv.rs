@@ -3,11 +3,11 @@
 
 use std::io::Write as _;
 
-use d3b::ValueRef;
-use d3b::json::write_base64;
+use crate::ValueRef;
+use crate::json::write_base64;
 
 /// The line with the columns' names; nothing for a statement without rows.
-pub(super) fn write_header(out: &mut Vec<u8>, names: &[String]) {
+pub fn write_header(out: &mut Vec<u8>, names: &[String]) {
     if names.is_empty() {
         return;
     }
@@ -19,7 +19,7 @@ pub(super) fn write_header(out: &mut Vec<u8>, names: &[String]) {
 }
 
 /// The line of a row.
-pub(super) fn write_row(out: &mut Vec<u8>, values: &[ValueRef<'_>]) {
+pub fn write_row(out: &mut Vec<u8>, values: &[ValueRef<'_>]) {
     for (index, value) in values.iter().enumerate() {
         separate(out, index);
         match value {
