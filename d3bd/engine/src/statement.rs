@@ -226,23 +226,35 @@ fn check_hidden(database: &Database) -> Result<(), Refusal> {
 /// the fifth on, the names would be random.
 fn check_created(database: &Database) -> Result<(), Refusal> {
     for created in database.guard.take_created() {
-        let mut statement = database.own("/*d3b*/SELECT name FROM pragma_table_xinfo(?)")?;
-        let mut rows = statement.query([&created])?;
-        while let Some(row) = rows.next()? {
-            let column: String = row.get(0)?;
-            let made_up = column
-                .rsplit_once(':')
-                .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()));
-            if made_up {
-                let detail =
-                    format!("{created} would have several columns with one name, one of them called {column:?}");
-                return Err(Rejection::new(Code::StatementDenied, detail)
-                    .with_hint("name every column with AS")
-                    .into());
+        let columns = match columns_of(database, &created) {
+            Ok(columns) => columns,
+            // A view may refer to what does not exist yet, or not fit together at all. SQLite finds out when it is used.
+            Err(error) => {
+                guard::rejection(error, &database.guard)?;
+                continue;
             }
+        };
+        if let Some(column) = columns.iter().find(|column| is_made_up(column)) {
+            let detail = format!("{created} would have several columns with one name, one of them called {column:?}");
+            return Err(Rejection::new(Code::StatementDenied, detail).with_hint("name every column with AS").into());
         }
     }
     Ok(())
+}
+
+/// The columns of a table or view.
+fn columns_of(database: &Database, table: &str) -> rusqlite::Result<Vec<String>> {
+    database
+        .own("/*d3b*/SELECT name FROM pragma_table_xinfo(?, 'main')")?
+        .query_map([table], |row| row.get(0))?
+        .collect()
+}
+
+/// Whether a column has a name like those that SQLite makes where a name is taken.
+fn is_made_up(column: &str) -> bool {
+    column
+        .rsplit_once(':')
+        .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 fn too_large() -> Refusal {
