@@ -16,7 +16,7 @@ use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ffi};
 
-use crate::statement::Kind;
+use crate::text::Kind;
 use crate::{clock, random};
 
 /// The longest text, blob or row, in bytes. It is part of the execution version: what is too big is so everywhere.
@@ -129,7 +129,7 @@ impl Guard {
 
     /// Tells the authorizer about the text that is prepared next, which it does not see itself.
     pub(crate) fn announce(&self, sql: &str) {
-        let word = crate::statement::first_word(sql);
+        let word = crate::text::first_word(sql);
         self.shared.data.store(Kind::of(sql) == Kind::Data, Ordering::Relaxed);
         self.shared.pragma.store(word.eq_ignore_ascii_case("PRAGMA"), Ordering::Relaxed);
         *lock(&self.shared.denial) = None;
@@ -419,7 +419,7 @@ pub fn prepare_single<'c>(
         let rejection = Rejection::new(Code::BadRequest, "the statement holds a NUL character");
         return Ok(Err(Rejection { offset: u32::try_from(at).ok(), ..rejection }));
     }
-    let word = crate::statement::first_word(sql);
+    let word = crate::text::first_word(sql);
     if word.eq_ignore_ascii_case("VACUUM") {
         let rejection = Rejection::new(Code::StatementDenied, "VACUUM renumbers rows, differently on each replica");
         return Ok(Err(rejection));
