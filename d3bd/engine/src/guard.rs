@@ -16,7 +16,7 @@ use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ffi};
 
-use crate::text::Kind;
+use crate::text::{self, Kind, is_hidden, starts_with};
 use crate::{clock, random};
 
 /// The longest text, blob or row, in bytes. It is part of the execution version: what is too big is so everywhere.
@@ -62,8 +62,8 @@ pub struct Denial {
 struct Shared {
     /// A [`Mode`].
     mode: AtomicU8,
-    /// Whether the statement that is being prepared only handles rows: see [`Kind`].
-    data: AtomicBool,
+    /// Whether the text that is being prepared is of those with which SQLite keeps its statistics.
+    keeps_statistics: AtomicBool,
     /// Whether the connection cannot write at all.
     read_only: AtomicBool,
     /// Whether the text that is being prepared is itself a PRAGMA.
@@ -129,8 +129,9 @@ impl Guard {
 
     /// Tells the authorizer about the text that is prepared next, which it does not see itself.
     pub(crate) fn announce(&self, sql: &str) {
-        let word = crate::text::first_word(sql);
-        self.shared.data.store(Kind::of(sql) == Kind::Data, Ordering::Relaxed);
+        let word = text::first_word(sql);
+        let keeps_statistics = ["ANALYZE", "ALTER", "DROP"].iter().any(|known| word.eq_ignore_ascii_case(known));
+        self.shared.keeps_statistics.store(keeps_statistics, Ordering::Relaxed);
         self.shared.pragma.store(word.eq_ignore_ascii_case("PRAGMA"), Ordering::Relaxed);
         *lock(&self.shared.denial) = None;
         lock(&self.shared.created).clear();
@@ -151,7 +152,7 @@ enum Ruling {
 
 const WRITE: &str = "this is a write, and only reads are possible here";
 const HIDDEN: &str = "tables whose names begin with _d3b_ are d3b's own";
-const TEMPORARY: &str = "temporary tables, views, triggers and indexes cannot be replicated";
+pub(crate) const TEMPORARY: &str = "temporary tables, views, triggers and indexes cannot be replicated";
 const STATISTICS: &str = "the statistics tables are written by ANALYZE only";
 const PHYSICAL: &str = "this shows how one replica stores its data, which a write must not depend on";
 const BATCH: &str = "send the statements of a transaction as one batch: all of them take effect or none does";
@@ -171,7 +172,9 @@ impl Shared {
         if mode == Mode::Internal {
             return Authorization::Allow;
         }
-        match self.rule(mode, context.action) {
+        let temporary = context.database_name == Some("temp") && !is_harmless_in_temp(&context.action);
+        let ruling = if temporary { temporary_ruling() } else { self.rule(mode, context.action) };
+        match ruling {
             Ruling::Allow => Authorization::Allow,
             Ruling::Ignore => Authorization::Ignore,
             Ruling::Deny(detail, hint) => {
@@ -222,9 +225,7 @@ impl Shared {
             | A::DropTempIndex { .. }
             | A::DropTempTable { .. }
             | A::DropTempTrigger { .. }
-            | A::DropTempView { .. } => {
-                Ruling::Deny(TEMPORARY, Some("use an ordinary table, or a common table expression"))
-            }
+            | A::DropTempView { .. } => temporary_ruling(),
             A::Transaction { .. } | A::Savepoint { .. } => {
                 Ruling::Deny("there are no interactive transactions", Some(BATCH))
             }
@@ -242,7 +243,9 @@ impl Shared {
             Mode::Internal => Ruling::Allow,
             Mode::Read => Ruling::Deny(WRITE, None),
             _ if is_hidden(table) => Ruling::Deny(HIDDEN, None),
-            Mode::Write if is_statistics(table) && self.data.load(Ordering::Relaxed) => Ruling::Deny(STATISTICS, None),
+            Mode::Write if is_statistics(table) && !self.keeps_statistics.load(Ordering::Relaxed) => {
+                Ruling::Deny(STATISTICS, None)
+            }
             Mode::Write if is_physical(table) => Ruling::Deny(PHYSICAL, None),
             Mode::Write => Ruling::Allow,
             Mode::CatalogueWrite if whole && table.eq_ignore_ascii_case("tables") => Ruling::Allow,
@@ -254,6 +257,9 @@ impl Shared {
     }
 
     fn pragma(&self, mode: Mode, name: &str, value: Option<&str>) -> Ruling {
+        if value.is_some_and(is_hidden) {
+            return Ruling::Deny(HIDDEN, None);
+        }
         match name.to_ascii_lowercase().as_str() {
             "table_info" | "table_xinfo" | "table_list" | "index_list" | "index_info" | "index_xinfo"
             | "foreign_key_list" | "foreign_key_check" | "integrity_check" | "quick_check" => Ruling::Allow,
@@ -275,6 +281,18 @@ impl Shared {
             _ => Ruling::Deny("this PRAGMA changes or shows what belongs to one replica alone", None),
         }
     }
+}
+
+fn temporary_ruling() -> Ruling {
+    Ruling::Deny(TEMPORARY, Some("use an ordinary table, or a common table expression"))
+}
+
+/// ALTER TABLE looks into the schema of the temporary objects, and would change it there too.
+fn is_harmless_in_temp(action: &AuthAction<'_>) -> bool {
+    matches!(
+        action,
+        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Update { .. } | AuthAction::Function { .. }
+    )
 }
 
 fn read(mode: Mode, table: &str) -> Ruling {
@@ -324,14 +342,6 @@ fn virtual_table(mode: Mode, table: &str, module: &str) -> Ruling {
     } else {
         Ruling::Deny("virtual tables of this kind cannot be replicated", Some("fts5 and rtree can"))
     }
-}
-
-fn starts_with(name: &str, prefix: &str) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-fn is_hidden(name: &str) -> bool {
-    starts_with(name, "_d3b_") || starts_with(name, "sqlite_autoindex__d3b_")
 }
 
 fn is_statistics(name: &str) -> bool {
@@ -419,10 +429,14 @@ pub fn prepare_single<'c>(
         let rejection = Rejection::new(Code::BadRequest, "the statement holds a NUL character");
         return Ok(Err(Rejection { offset: u32::try_from(at).ok(), ..rejection }));
     }
-    let word = crate::text::first_word(sql);
+    let word = text::first_word(sql);
     if word.eq_ignore_ascii_case("VACUUM") {
         let rejection = Rejection::new(Code::StatementDenied, "VACUUM renumbers rows, differently on each replica");
         return Ok(Err(rejection));
+    }
+    // What only handles rows uses the names that it says, and the authorizer hears of them.
+    if Kind::of(sql) == Kind::Other && guard.shared.mode() != Mode::Internal && text::mentions_hidden(sql) {
+        return Ok(Err(Rejection::new(Code::StatementDenied, HIDDEN).with_hint("choose another name")));
     }
     guard.announce(sql);
     match connection.prepare(sql) {
@@ -579,6 +593,7 @@ mod tests {
     fn check(mode: Mode, expected: Option<Code>, texts: &[&str]) {
         let directory = tempfile::TempDir::new().unwrap();
         let (connection, guard) = writer(&directory);
+        connection.execute_batch("ANALYZE").unwrap();
         for text in texts {
             let result = run(&connection, &guard, mode, text);
             assert_eq!(result.as_ref().err().map(|rejection| rejection.code), expected, "{text}: {result:?}");
@@ -631,6 +646,27 @@ mod tests {
                 "CREATE TRIGGER g AFTER INSERT ON _d3b_state BEGIN SELECT 1; END",
                 "CREATE VIRTUAL TABLE v USING dbstat",
                 "EXPLAIN DELETE FROM _d3b_state",
+                "CREATE TABLE temp.u(x)",
+                "CREATE TABLE temp.u AS SELECT 1 AS a",
+                "CREATE VIEW temp.v AS SELECT 1",
+                "CREATE VIRTUAL TABLE temp.f USING fts5(x)",
+                "ANALYZE temp",
+                "PRAGMA temp.user_version = 5",
+                "CREATE VIEW v AS SELECT * FROM _d3b_state",
+                "CREATE VIEW v AS WITH a AS (SELECT * FROM \"_d3b_state\") SELECT * FROM a",
+                "CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM _d3b_state; END",
+                "CREATE TABLE c(k REFERENCES _d3b_state(x) ON DELETE CASCADE)",
+                "ALTER TABLE t ADD COLUMN k REFERENCES _d3b_state(x)",
+                "ALTER TABLE t RENAME TO _d3b_t",
+                "CREATE VIRTUAL TABLE f USING fts5(x, content='_d3b_state')",
+                "CREATE VIRTUAL TABLE f USING fts5vocab(_d3b_f, 'row')",
+                "PRAGMA table_info(_d3b_state)",
+                "SELECT * FROM pragma_table_xinfo('_d3b_state')",
+                "SELECT * FROM pragma_index_list('_d3b' || '_state')",
+                "WITH a AS (SELECT * FROM _d3b_state) SELECT * FROM a",
+                "INSERT INTO sqlite_stat1 VALUES('t', NULL, '5')",
+                ";DELETE FROM sqlite_stat1",
+                "/**/; DELETE FROM sqlite_stat1",
             ],
         );
     }
@@ -659,6 +695,8 @@ mod tests {
                 "ALTER TABLE t ADD COLUMN y",
                 "ALTER TABLE t RENAME COLUMN y TO z",
                 "ALTER TABLE u RENAME TO w",
+                "ALTER TABLE w DROP COLUMN x",
+                ";INSERT INTO t(x) VALUES('not _d3b_state')",
                 "CREATE VIRTUAL TABLE f USING fts5(text)",
                 "INSERT INTO f VALUES('hello')",
                 "SELECT * FROM f WHERE f MATCH 'hello'",

@@ -181,12 +181,16 @@ pub(crate) fn greatest_rowid() -> Rejection {
     Rejection::new(Code::Constraint, format!("the rowid {} cannot be used: the next one would be random", i64::MAX))
 }
 
-/// Refuses to rename something to a name of d3b's own, which the authorizer is not told of.
+/// Refuses what the authorizer is not told of: something new among d3b's own tables, and a trigger that is made in the
+/// temporary schema by its name alone.
 fn check_hidden(database: &Database) -> Result<(), Refusal> {
-    if database.count_hidden()? == database.hidden {
-        return Ok(());
+    if database.count_hidden()? != database.hidden {
+        return Err(Rejection::new(Code::StatementDenied, "names that begin with _d3b_ are d3b's own").into());
     }
-    Err(Rejection::new(Code::StatementDenied, "names that begin with _d3b_ are d3b's own").into())
+    if database.own("/*d3b*/SELECT 1 FROM sqlite_temp_schema LIMIT 1")?.exists([])? {
+        return Err(Rejection::new(Code::StatementDenied, guard::TEMPORARY).into());
+    }
+    Ok(())
 }
 
 /// Refuses tables and views whose columns SQLite had to name itself, because a query gave several of them one name: of

@@ -23,3 +23,21 @@ fn views_that_cannot_be_looked_into_stop_nothing() {
     check_code(&lab.one(sql("shop", &["SELECT count(*) FROM v20"])), Code::SqlError);
     results(&lab.one(sql("shop", &["CREATE TABLE nowhere(x)", "SELECT * FROM early"])));
 }
+
+#[test]
+fn temporary_triggers_are_refused_under_every_name() {
+    let mut lab = shop();
+    let trigger = "CREATE TRIGGER temp.g AFTER INSERT ON t BEGIN DELETE FROM t; END";
+    check_code(&lab.one(sql("shop", &[trigger])), Code::StatementDenied);
+    results(&lab.one(sql("shop", &["INSERT INTO t(x) VALUES(1)", "CREATE TABLE u(x)"])));
+    assert_eq!(lab.value("shop", "SELECT count(*) FROM t"), Value::Integer(1));
+}
+
+#[test]
+fn an_empty_statement_in_front_changes_nothing() {
+    let mut lab = shop();
+    results(&lab.one(sql("shop", &["INSERT INTO t(x) VALUES(1)", "CREATE INDEX i ON t(x)", "ANALYZE"])));
+    check_code(&lab.one(sql("shop", &[";DELETE FROM sqlite_stat1"])), Code::StatementDenied);
+    let inserted = results(&lab.one(sql("shop", &["; INSERT INTO t(x) VALUES(2)"])));
+    assert_eq!((inserted[0].rows_affected, inserted[0].last_insert_rowid), (1, 2));
+}
