@@ -218,12 +218,12 @@ impl Database {
     }
 
     /// Forgets what the ended transaction had done.
-    pub fn forget_transaction(&mut self) {
+    pub fn forget_transaction(&mut self) -> rusqlite::Result<()> {
         self.in_transaction = false;
         self.state = self.committed;
         self.keys_expire_at = None;
         self.recorder.discard();
-        self.schema_changed();
+        self.reload_schema()
     }
 
     /// What SQL can ask about the connection is reset before each operation, or it would tell of other operations.
@@ -264,7 +264,11 @@ impl Database {
         self.connection.flush_prepared_statement_cache();
     }
 
-    /// Reads the schema again, statistics included: a rollback leaves those of the rolled-back ANALYZE in memory.
+    /// Reads the schema again, so that what is in memory is what a process that starts now would have there.
+    ///
+    /// SQLite keeps more of the past than it shows: the order of a hash table, in which ANALYZE and PRAGMA table_list go
+    /// through the tables, depends on tables that are gone; statistics stay that a rollback or a later ANALYZE has taken
+    /// away. Both decide in which order rows come, and so which rowids they get.
     pub fn reload_schema(&mut self) -> rusqlite::Result<()> {
         self.schema_changed();
         self.guard.set(Mode::Internal);

@@ -408,7 +408,7 @@ impl Engine {
         blobs: &dyn Blobs,
     ) -> Result<Concluded, Trouble> {
         self.names.clear();
-        self.existing(id)?.forget_transaction();
+        self.existing(id)?.forget_transaction()?;
         for earlier in run.open.get(&id).into_iter().flatten() {
             let same = match self.attempt(&run.items[*earlier], id, blobs)? {
                 Attempt::Now(Execution::Done(concluded)) => {

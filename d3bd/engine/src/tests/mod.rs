@@ -5,6 +5,7 @@ mod crash;
 mod hostile;
 mod keys;
 mod operations;
+mod sameness;
 
 use std::collections::HashMap;
 use std::fs;
