@@ -309,6 +309,25 @@ impl Database {
         Ok(text)
     }
 
+    /// Folds every row of a table into the chain of the operation.
+    pub fn fold_rows(&self, table: &str) -> rusqlite::Result<()> {
+        self.guard.set(Mode::Internal);
+        let mut statement =
+            self.connection.prepare(&format!("SELECT * FROM main.\"{}\"", table.replace('"', "\"\"")))?;
+        let width = statement.column_count();
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next()? {
+            let values = (0..width).map(|column| row.get_ref(column)).collect::<rusqlite::Result<Vec<_>>>()?;
+            self.recorder.fold(table, &values);
+        }
+        Ok(())
+    }
+
+    /// A number that every change of the schema changes.
+    pub fn schema_version(&self) -> rusqlite::Result<i64> {
+        self.own("/*d3b*/PRAGMA main.schema_version")?.query_row([], |row| row.get(0))
+    }
+
     /// The two numbers that users may set beside the schema.
     fn versions(&self) -> rusqlite::Result<String> {
         let user: i64 = self.own("/*d3b*/PRAGMA user_version")?.query_row([], |row| row.get(0))?;

@@ -57,6 +57,15 @@ pub struct Denial {
     pub hint: Option<String>,
 }
 
+/// Something with columns that a statement creates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// A table of that name.
+    Table(String),
+    /// A view of that name.
+    View(String),
+}
+
 /// What the hooks of a connection and its user share.
 #[derive(Debug, Default)]
 struct Shared {
@@ -72,8 +81,8 @@ struct Shared {
     calls: AtomicU64,
     /// The first refusal since the last look.
     denial: Mutex<Option<Denial>>,
-    /// Tables and views that were prepared to be created since the last look.
-    created: Mutex<Vec<String>>,
+    /// What was prepared to be created since the last look.
+    created: Mutex<Vec<Created>>,
 }
 
 /// The guard of one connection.
@@ -123,7 +132,7 @@ impl Guard {
 
     /// Which tables and views a statement was about to create since this was last asked.
     #[must_use]
-    pub fn take_created(&self) -> Vec<String> {
+    pub fn take_created(&self) -> Vec<Created> {
         std::mem::take(&mut *lock(&self.shared.created))
     }
 
@@ -194,13 +203,8 @@ impl Shared {
             A::Pragma { pragma_name, pragma_value } => self.pragma(mode, pragma_name, pragma_value),
             A::Insert { table_name } | A::Delete { table_name } => self.change(mode, table_name, true),
             A::Update { table_name, .. } => self.change(mode, table_name, false),
-            A::CreateTable { table_name } | A::CreateView { view_name: table_name } => {
-                let ruling = ddl(mode, &[table_name]);
-                if matches!(ruling, Ruling::Allow) {
-                    lock(&self.created).push(table_name.to_owned());
-                }
-                ruling
-            }
+            A::CreateTable { table_name } => self.create(mode, Created::Table(table_name.to_owned())),
+            A::CreateView { view_name } => self.create(mode, Created::View(view_name.to_owned())),
             A::CreateVtable { table_name, module_name } => virtual_table(mode, table_name, module_name),
             A::CreateIndex { index_name, table_name } | A::DropIndex { index_name, table_name } => {
                 ddl(mode, &[index_name, table_name])
@@ -235,6 +239,16 @@ impl Shared {
             ),
             _ => Ruling::Deny("this kind of statement is not known to d3b", None),
         }
+    }
+
+    /// Whether something may be created, which is remembered.
+    fn create(&self, mode: Mode, created: Created) -> Ruling {
+        let (Created::Table(name) | Created::View(name)) = &created;
+        let ruling = ddl(mode, &[name]);
+        if matches!(ruling, Ruling::Allow) {
+            lock(&self.created).push(created);
+        }
+        ruling
     }
 
     /// Whether rows of a table may be inserted and deleted (`whole`) or updated.

@@ -9,7 +9,7 @@ use rusqlite::{CachedStatement, Connection, StatementStatus};
 
 use crate::apply::Refusal;
 use crate::database::{Database, OWN};
-use crate::guard::{self, Guard, Mode};
+use crate::guard::{self, Created, Guard, Mode};
 use crate::text::Kind;
 
 /// How many texts are remembered as worth a place in the cache of prepared statements.
@@ -96,8 +96,10 @@ pub(crate) fn run(
     budget: &mut u64,
 ) -> Result<StatementResult, Refusal> {
     let kind = Kind::of(&statement.sql);
+    let mut version = None;
     if kind == Kind::Other {
         database.touched_schema = true;
+        version = Some(database.schema_version()?);
     }
     database.guard.set(mode);
     let result = step(database, statement, kind, budget);
@@ -109,9 +111,12 @@ pub(crate) fn run(
     if database.recorder.saw_greatest_rowid() {
         return Err(greatest_rowid().into());
     }
-    if kind == Kind::Other {
+    if let Some(version) = version {
         check_hidden(database)?;
-        check_created(database)?;
+        // With IF NOT EXISTS it may have created nothing.
+        if database.schema_version()? != version {
+            check_created(database)?;
+        }
     }
     expect(statement, &result)?;
     Ok(result)
@@ -194,10 +199,12 @@ fn check_hidden(database: &Database) -> Result<(), Refusal> {
 }
 
 /// Refuses tables and views whose columns SQLite had to name itself, because a query gave several of them one name: of
-/// the fifth on, the names would be random.
+/// the fifth on, the names would be random. What rows a query has put into a new table is folded into the chain: the
+/// hook does not hear of them.
 fn check_created(database: &Database) -> Result<(), Refusal> {
     for created in database.guard.take_created() {
-        let columns = match columns_of(database, &created) {
+        let (Created::Table(name) | Created::View(name)) = &created;
+        let columns = match columns_of(database, name) {
             Ok(columns) => columns,
             // A view may refer to what does not exist yet, or not fit together at all. SQLite finds out when it is used.
             Err(error) => {
@@ -206,8 +213,12 @@ fn check_created(database: &Database) -> Result<(), Refusal> {
             }
         };
         if let Some(column) = columns.iter().find(|column| is_made_up(column)) {
-            let detail = format!("{created} would have several columns with one name, one of them called {column:?}");
+            let detail = format!("{name} would have several columns with one name, one of them called {column:?}");
             return Err(Rejection::new(Code::StatementDenied, detail).with_hint("name every column with AS").into());
+        }
+        match &created {
+            Created::Table(name) => database.fold_rows(name)?,
+            Created::View(_) => {}
         }
     }
     Ok(())

@@ -99,3 +99,18 @@ fn what_is_done_again_is_planned_with_the_statistics_of_its_time() {
     lab.append(sql("shop", &["DELETE FROM c", &format!("INSERT INTO c(x) {join}"), "SELECT group_concat(x) FROM c"]));
     check_same(&mut lab);
 }
+
+#[test]
+fn the_rows_of_a_table_that_a_query_made_are_in_the_chain() {
+    let chains = ["1, 2", "1, 3", "2, 1", "1", "'1', 2"].map(|row| {
+        let mut lab = Lab::with_database("shop");
+        // What stands in the schema is the same for all of them.
+        let applied =
+            lab.one(sql("shop", &[&format!("CREATE TABLE \"a \"\" copy\" AS SELECT * FROM (VALUES({row}))")]));
+        results(&applied);
+        applied.fingerprint
+    });
+    for (index, chain) in chains.iter().enumerate() {
+        assert!(!chains[..index].contains(chain), "{index}");
+    }
+}
