@@ -105,14 +105,25 @@ pub(crate) struct Database {
     admitted: Admitted,
     /// Whether the operation under way ran a statement that may have changed the schema.
     pub touched_schema: bool,
-    /// Whether there is a virtual table, which may hold back effects until the next savepoint; `None` until asked.
-    virtual_tables: Option<bool>,
+    /// How long its virtual tables hold effects back; `None` until asked.
+    delay: Option<Delay>,
     /// How many tables, indexes, views and triggers are d3b's own.
     pub hidden: i64,
     /// What `sqlite3_total_changes64` was when the operation began.
     total_changes_base: Arc<AtomicI64>,
     /// No key expires before this log time, in milliseconds; `None` until looked up.
     pub keys_expire_at: Option<u64>,
+}
+
+/// How long the virtual tables of a database hold back effects of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delay {
+    /// There are none.
+    None,
+    /// Until the next savepoint.
+    Savepoint,
+    /// Until the transaction is committed: FTS3 and FTS4 merge their segments only then.
+    Commit,
 }
 
 /// Where the file of a database is.
@@ -158,7 +169,7 @@ impl Database {
             in_transaction: false,
             admitted: Admitted::default(),
             touched_schema: false,
-            virtual_tables: None,
+            delay: None,
             hidden: 0,
             total_changes_base,
             keys_expire_at: None,
@@ -260,7 +271,7 @@ impl Database {
     /// errors and columns would depend on when they were prepared, which differs between replicas.
     pub fn schema_changed(&mut self) {
         self.admitted.clear();
-        self.virtual_tables = None;
+        self.delay = None;
         self.connection.flush_prepared_statement_cache();
     }
 
@@ -278,17 +289,31 @@ impl Database {
     /// Makes virtual tables write what they hold back. They would do so at the next savepoint or at COMMIT, that is
     /// at a place which depends on how the log was cut into batches.
     pub fn flush_virtual_tables(&mut self) -> rusqlite::Result<()> {
-        if self.virtual_tables.is_none() {
-            let found = self
-                .own("/*d3b*/SELECT 1 FROM sqlite_schema WHERE type = 'table' AND rootpage = 0 LIMIT 1")?
-                .exists([])?;
-            self.virtual_tables = Some(found);
-        }
-        if self.virtual_tables == Some(true) {
+        if self.delay()? != Delay::None {
             self.run_own("/*d3b*/SAVEPOINT d3b_flush")?;
             self.run_own("/*d3b*/RELEASE d3b_flush")?;
         }
         Ok(())
+    }
+
+    /// Whether the transaction must be committed after each operation, because virtual tables do things at that moment.
+    pub fn commits_alone(&mut self) -> rusqlite::Result<bool> {
+        Ok(self.delay()? == Delay::Commit)
+    }
+
+    fn delay(&mut self) -> rusqlite::Result<Delay> {
+        if let Some(delay) = self.delay {
+            return Ok(delay);
+        }
+        let sql = "/*d3b*/SELECT max(EXISTS(SELECT 1 FROM sqlite_schema AS s WHERE s.name = v.name || '_segdir')) \
+                   FROM sqlite_schema AS v WHERE type = 'table' AND rootpage = 0";
+        let delay = match self.own(sql)?.query_row([], |row| row.get(0))? {
+            None => Delay::None,
+            Some(false) => Delay::Savepoint,
+            Some(true) => Delay::Commit,
+        };
+        self.delay = Some(delay);
+        Ok(delay)
     }
 
     /// The whole schema but d3b's own tables, for the fingerprint.

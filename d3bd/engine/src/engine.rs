@@ -287,7 +287,10 @@ impl Engine {
             Ok(Attempt::Now(Execution::NeedsBlob(blob))) => Ok(Performed::NeedsBlob(blob)),
             Ok(Attempt::Now(Execution::Done(concluded))) => {
                 run.open.entry(id).or_default().push(index);
-                Ok(Performed::Now(concluded))
+                match self.commit_alone(run, id) {
+                    Ok(()) => Ok(Performed::Now(concluded)),
+                    Err(trouble) => self.give_up(run, id, slot, trouble).map(Performed::Fenced),
+                }
             }
             Ok(Attempt::Now(Execution::Ended(rejection))) => match self.redo(run, index, id, rejection, blobs) {
                 Ok(concluded) => Ok(Performed::Now(concluded)),
@@ -434,6 +437,17 @@ impl Engine {
         self.databases.set_dirty(id);
         run.open.remove(&id);
         Ok(concluded)
+    }
+
+    /// Commits the transaction of a database whose virtual tables would else tell how many operations shared it.
+    fn commit_alone(&mut self, run: &mut Run<'_>, id: DatabaseId) -> Result<(), Trouble> {
+        let database = self.existing(id)?;
+        if database.commits_alone()? {
+            database.commit()?;
+            self.databases.set_dirty(id);
+            run.open.remove(&id);
+        }
+        Ok(())
     }
 
     /// A database that is open.

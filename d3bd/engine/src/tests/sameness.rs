@@ -114,3 +114,21 @@ fn the_rows_of_a_table_that_a_query_made_are_in_the_chain() {
         assert!(!chains[..index].contains(chain), "{index}");
     }
 }
+
+#[test]
+fn what_full_text_search_does_at_a_commit_is_done_after_each_operation() {
+    let mut lab = Lab::with_database("shop");
+    lab.append(sql("shop", &["CREATE TABLE t(x)", "INSERT INTO t VALUES(1)"]));
+    lab.append(sql("shop", &["CREATE VIRTUAL TABLE f USING fts4(x)"]));
+    lab.append(sql("shop", &["INSERT INTO f(f) VALUES('automerge=2')"]));
+    for round in 0..40 {
+        let many = "INSERT INTO f WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 300) \
+                    SELECT hex(randomblob(20)) || ' word' || i FROM n";
+        lab.append(sql("shop", &[many]));
+        if round % 7 == 3 {
+            lab.append(sql("shop", &["INSERT OR ROLLBACK INTO t(rowid) VALUES(1)"]));
+        }
+        lab.append(sql("shop", &["SELECT level, idx, start_block, leaves_end_block, end_block FROM f_segdir"]));
+    }
+    check_same(&mut lab);
+}
