@@ -283,7 +283,14 @@ impl Engine {
         }
         let slot = run.items[index].entry.slot;
         match self.attempt(&run.items[index], id, blobs) {
-            Ok(Attempt::Before(recalled)) => Ok(Performed::Before(recalled)),
+            Ok(Attempt::Before(recalled)) => {
+                // The process that applied it may have died before it was synced, and the mark must not pass it unsynced.
+                // The catalogue is synced in any case.
+                if id != DatabaseId::catalogue() {
+                    self.databases.set_dirty(id);
+                }
+                Ok(Performed::Before(recalled))
+            }
             Ok(Attempt::Now(Execution::NeedsBlob(blob))) => Ok(Performed::NeedsBlob(blob)),
             Ok(Attempt::Now(Execution::Done(concluded))) => {
                 run.open.entry(id).or_default().push(index);
@@ -529,6 +536,12 @@ impl Engine {
         self.catalogue.checkpoint().map_err(|error| sqlite_failed(error, slot, id))?;
         self.remove_dropped(slot)?;
         Ok(slot)
+    }
+
+    /// Whether the next checkpoint will sync a database.
+    #[cfg(test)]
+    pub(crate) fn awaits_sync(&self, id: DatabaseId) -> bool {
+        self.databases.is_dirty(id)
     }
 
     fn mark(&mut self, slot: Slot) -> rusqlite::Result<()> {
