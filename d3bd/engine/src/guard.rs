@@ -4,6 +4,7 @@
 //! other files, connection settings, the versions of libraries, physical pages. What is allowed is listed; everything
 //! else is refused with a reason. Read-only connections refuse writes on top of that.
 
+use std::ffi::CStr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,9 @@ const STEPS_PER_CALL: i32 = 1_000;
 
 /// How large a write-ahead log grows before a commit folds it into its database, in pages.
 const CHECKPOINT_PAGES: u32 = 8_192;
+
+/// The kinds of virtual tables that hold what is in the database, and nothing of the replica.
+pub(crate) const MODULES: [&CStr; 7] = [c"fts5", c"fts5vocab", c"fts4", c"fts3", c"fts4aux", c"rtree", c"rtree_i32"];
 
 /// What the statements of the moment may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -350,8 +354,7 @@ fn ddl(mode: Mode, names: &[&str]) -> Ruling {
 }
 
 fn virtual_table(mode: Mode, table: &str, module: &str) -> Ruling {
-    let known = ["fts5", "fts5vocab", "fts4", "fts3", "fts4aux", "rtree", "rtree_i32"];
-    if known.iter().any(|known| module.eq_ignore_ascii_case(known)) {
+    if MODULES.iter().any(|known| module.as_bytes().eq_ignore_ascii_case(known.to_bytes())) {
         ddl(mode, &[table])
     } else {
         Ruling::Deny("virtual tables of this kind cannot be replicated", Some("fts5 and rtree can"))
