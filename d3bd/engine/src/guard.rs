@@ -280,7 +280,9 @@ impl Shared {
         }
         match name.to_ascii_lowercase().as_str() {
             "table_info" | "table_xinfo" | "table_list" | "index_list" | "index_info" | "index_xinfo"
-            | "foreign_key_list" | "foreign_key_check" | "integrity_check" | "quick_check" => Ruling::Allow,
+            | "foreign_key_list" | "foreign_key_check" => Ruling::Allow,
+            // They tell of one replica's file, and their work is not counted in steps.
+            "integrity_check" | "quick_check" if mode == Mode::Read => Ruling::Allow,
             "user_version" | "application_id" if value.is_none() => Ruling::Allow,
             "user_version" | "application_id" => ddl(mode, &[]),
             "encoding" | "schema_version" | "foreign_keys" | "page_size" if value.is_none() => Ruling::Allow,
@@ -330,6 +332,7 @@ fn function(mode: Mode, name: &str) -> Ruling {
         "fts5_locale" | "fts3_tokenizer" | "sqlite_log" => Ruling::Deny("this function is not available", None),
         "sqlite_version"
         | "sqlite_source_id"
+        | "fts5_source_id"
         | "sqlite_compileoption_get"
         | "sqlite_compileoption_used"
         | "sqlite_offset"
@@ -493,12 +496,12 @@ pub fn rejection(error: rusqlite::Error, guard: &Guard) -> rusqlite::Result<Reje
         denial.is_some() && matches!(cause.code, ErrorCode::AuthorizationForStatementDenied | ErrorCode::Unknown);
     let code = match cause.code {
         _ if denied => Code::StatementDenied,
-        ErrorCode::ConstraintViolation => Code::Constraint,
+        // What is no integer cannot be an INTEGER PRIMARY KEY.
+        ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch => Code::Constraint,
         ErrorCode::AuthorizationForStatementDenied => Code::StatementDenied,
         ErrorCode::ReadOnly if guard.shared.read_only.load(Ordering::Relaxed) => Code::StatementDenied,
         ErrorCode::TooBig | ErrorCode::OperationInterrupted => Code::TooLarge,
         ErrorCode::Unknown
-        | ErrorCode::TypeMismatch
         | ErrorCode::OperationAborted
         | ErrorCode::DatabaseLocked
         | ErrorCode::ParameterOutOfRange => Code::SqlError,

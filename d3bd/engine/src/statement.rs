@@ -18,6 +18,10 @@ const ADMITTED_MAX: usize = 1024;
 /// The longest text that is kept prepared, in bytes.
 const CACHED_TEXT_MAX: usize = 16 * 1024;
 
+/// The names that SQLite makes up end with a number: the first ones with 1, 2 and 3, all others with a random one of 32
+/// bits, which is rarely shorter than this.
+const RANDOM_DIGITS_MIN: usize = 5;
+
 /// What a value costs in a result beside its bytes, so that a billion empty texts are bounded too.
 const VALUE_OVERHEAD: u64 = 8;
 
@@ -115,7 +119,7 @@ pub(crate) fn run(
         check_hidden(database)?;
         // With IF NOT EXISTS it may have created nothing.
         if database.schema_version()? != version {
-            check_created(database)?;
+            check_created(database, &statement.sql)?;
         }
     }
     expect(statement, &result)?;
@@ -130,6 +134,7 @@ fn step(
 ) -> Result<StatementResult, Refusal> {
     let (connection, guard, admitted) = database.parts();
     let mut prepared = admitted.prepare(connection, guard, &statement.sql)?;
+    check_answer(&prepared, &statement.sql)?;
     guard::bind(&mut prepared, &statement.arguments)?;
     // SQLite calls the progress handler at multiples of this counter: a kept statement must begin where a new one does.
     prepared.reset_status(StatementStatus::VmStep);
@@ -201,7 +206,7 @@ fn check_hidden(database: &Database) -> Result<(), Refusal> {
 /// Refuses tables and views whose columns SQLite had to name itself, because a query gave several of them one name: of
 /// the fifth on, the names would be random. What rows a query has put into a new table is folded into the chain: the
 /// hook does not hear of them.
-fn check_created(database: &Database) -> Result<(), Refusal> {
+fn check_created(database: &Database, sql: &str) -> Result<(), Refusal> {
     for created in database.guard.take_created() {
         let (Created::Table(name) | Created::View(name)) = &created;
         let columns = match columns_of(database, name) {
@@ -212,7 +217,7 @@ fn check_created(database: &Database) -> Result<(), Refusal> {
                 continue;
             }
         };
-        if let Some(column) = columns.iter().find(|column| is_made_up(column)) {
+        if let Some(column) = columns.iter().find(|column| is_made_up(column, sql, 1)) {
             let detail = format!("{name} would have several columns with one name, one of them called {column:?}");
             return Err(Rejection::new(Code::StatementDenied, detail).with_hint("name every column with AS").into());
         }
@@ -232,11 +237,25 @@ fn columns_of(database: &Database, table: &str) -> rusqlite::Result<Vec<String>>
         .collect()
 }
 
-/// Whether a column has a name like those that SQLite makes where a name is taken.
-fn is_made_up(column: &str) -> bool {
-    column
-        .rsplit_once(':')
-        .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
+/// Whether a column has a name that SQLite made up where another column had taken the one that it should have: with a
+/// number of at least so many digits behind it, and not said in the statement.
+fn is_made_up(column: &str, sql: &str, digits_min: usize) -> bool {
+    column.rsplit_once(':').is_some_and(|(_, digits)| {
+        digits.len() >= digits_min && digits.bytes().all(|digit| digit.is_ascii_digit()) && !sql.contains(column)
+    })
+}
+
+/// Refuses what would be answered differently by each replica.
+fn check_answer(prepared: &Prepared<'_>, sql: &str) -> Result<(), Rejection> {
+    if prepared.is_explain() == 1 {
+        return Err(Rejection::new(Code::StatementDenied, "a program of SQLite shows addresses of one process")
+            .with_hint("send EXPLAIN as a query of its own, or use EXPLAIN QUERY PLAN"));
+    }
+    if prepared.columns().any(|column| is_made_up(column.name(), sql, RANDOM_DIGITS_MIN)) {
+        return Err(Rejection::new(Code::StatementDenied, "so many columns with one name get random names")
+            .with_hint("name every column with AS"));
+    }
+    Ok(())
 }
 
 fn too_large() -> Refusal {

@@ -41,3 +41,40 @@ fn an_empty_statement_in_front_changes_nothing() {
     let inserted = results(&lab.one(sql("shop", &["; INSERT INTO t(x) VALUES(2)"])));
     assert_eq!((inserted[0].rows_affected, inserted[0].last_insert_rowid), (1, 2));
 }
+
+#[test]
+fn answers_tell_nothing_of_one_replica() {
+    let mut lab = shop();
+    results(&lab.one(sql("shop", &["CREATE VIRTUAL TABLE f USING fts5(x)", "CREATE TABLE s(\"at 12:30000\")"])));
+    for text in [
+        // Programs of virtual tables hold addresses.
+        "EXPLAIN SELECT * FROM f",
+        "EXPLAIN INSERT INTO t(x) VALUES(1)",
+        // From the fifth on, the names are random.
+        "SELECT * FROM (SELECT 1 AS a, 2 AS a, 3 AS a, 4 AS a, 5 AS a, 6 AS a)",
+        "SELECT fts5_source_id()",
+        "PRAGMA integrity_check",
+        "PRAGMA quick_check(t)",
+        "SELECT * FROM pragma_integrity_check",
+    ] {
+        let applied = lab.one(sql("shop", &[text]));
+        assert_eq!(refused(&applied).code, Code::StatementDenied, "{text}: {applied:?}");
+    }
+    for text in [
+        "EXPLAIN QUERY PLAN SELECT * FROM f",
+        "SELECT * FROM (SELECT 1 AS a, 2 AS a)",
+        "SELECT 1 AS \"12:30000\"",
+        "CREATE TABLE times(\"12:30\", \"12:31\")",
+    ] {
+        results(&lab.one(sql("shop", &[text])));
+    }
+}
+
+#[test]
+fn a_value_of_the_wrong_type_violates_a_constraint() {
+    let mut lab = shop();
+    for text in ["INSERT INTO t(id) VALUES('one')", "UPDATE t SET id = 'two'"] {
+        results(&lab.one(sql("shop", &["INSERT OR IGNORE INTO t(id) VALUES(1)"])));
+        check_code(&lab.one(sql("shop", &[text])), Code::Constraint);
+    }
+}
