@@ -260,7 +260,11 @@ pub(crate) fn conclude(
 
 /// Moves the database's state to a slot.
 fn advance(database: &mut Database, slot: Slot, code: &str, change: &str) -> rusqlite::Result<Fingerprint> {
-    let schema = if std::mem::take(&mut database.touched_schema) { Some(database.schema_text()?) } else { None };
+    let mut schema = None;
+    if std::mem::take(&mut database.touched_schema) {
+        schema = Some(database.schema_text()?);
+        database.reload_schema()?;
+    }
     let previous = database.state.fingerprint;
     let fingerprint = database.recorder.finish(previous, slot, code, change, schema.as_deref());
     database.state.slot = slot;

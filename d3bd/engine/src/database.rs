@@ -105,14 +105,25 @@ pub(crate) struct Database {
     admitted: Admitted,
     /// Whether the operation under way ran a statement that may have changed the schema.
     pub touched_schema: bool,
-    /// Whether there is a virtual table, which may hold back effects until the next savepoint; `None` until asked.
-    virtual_tables: Option<bool>,
+    /// How long its virtual tables hold effects back; `None` until asked.
+    delay: Option<Delay>,
     /// How many tables, indexes, views and triggers are d3b's own.
     pub hidden: i64,
     /// What `sqlite3_total_changes64` was when the operation began.
     total_changes_base: Arc<AtomicI64>,
     /// No key expires before this log time, in milliseconds; `None` until looked up.
     pub keys_expire_at: Option<u64>,
+}
+
+/// How long the virtual tables of a database hold back effects of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delay {
+    /// There are none.
+    None,
+    /// Until the next savepoint.
+    Savepoint,
+    /// Until the transaction is committed: FTS3 and FTS4 merge their segments only then.
+    Commit,
 }
 
 /// Where the file of a database is.
@@ -158,7 +169,7 @@ impl Database {
             in_transaction: false,
             admitted: Admitted::default(),
             touched_schema: false,
-            virtual_tables: None,
+            delay: None,
             hidden: 0,
             total_changes_base,
             keys_expire_at: None,
@@ -218,12 +229,12 @@ impl Database {
     }
 
     /// Forgets what the ended transaction had done.
-    pub fn forget_transaction(&mut self) {
+    pub fn forget_transaction(&mut self) -> rusqlite::Result<()> {
         self.in_transaction = false;
         self.state = self.committed;
         self.keys_expire_at = None;
         self.recorder.discard();
-        self.schema_changed();
+        self.reload_schema()
     }
 
     /// What SQL can ask about the connection is reset before each operation, or it would tell of other operations.
@@ -260,11 +271,15 @@ impl Database {
     /// errors and columns would depend on when they were prepared, which differs between replicas.
     pub fn schema_changed(&mut self) {
         self.admitted.clear();
-        self.virtual_tables = None;
+        self.delay = None;
         self.connection.flush_prepared_statement_cache();
     }
 
-    /// Reads the schema again, statistics included: a rollback leaves those of the rolled-back ANALYZE in memory.
+    /// Reads the schema again, so that what is in memory is what a process that starts now would have there.
+    ///
+    /// SQLite keeps more of the past than it shows: the order of a hash table, in which ANALYZE and PRAGMA table_list go
+    /// through the tables, depends on tables that are gone; statistics stay that a rollback or a later ANALYZE has taken
+    /// away. Both decide in which order rows come, and so which rowids they get.
     pub fn reload_schema(&mut self) -> rusqlite::Result<()> {
         self.schema_changed();
         self.guard.set(Mode::Internal);
@@ -274,17 +289,31 @@ impl Database {
     /// Makes virtual tables write what they hold back. They would do so at the next savepoint or at COMMIT, that is
     /// at a place which depends on how the log was cut into batches.
     pub fn flush_virtual_tables(&mut self) -> rusqlite::Result<()> {
-        if self.virtual_tables.is_none() {
-            let found = self
-                .own("/*d3b*/SELECT 1 FROM sqlite_schema WHERE type = 'table' AND rootpage = 0 LIMIT 1")?
-                .exists([])?;
-            self.virtual_tables = Some(found);
-        }
-        if self.virtual_tables == Some(true) {
+        if self.delay()? != Delay::None {
             self.run_own("/*d3b*/SAVEPOINT d3b_flush")?;
             self.run_own("/*d3b*/RELEASE d3b_flush")?;
         }
         Ok(())
+    }
+
+    /// Whether the transaction must be committed after each operation, because virtual tables do things at that moment.
+    pub fn commits_alone(&mut self) -> rusqlite::Result<bool> {
+        Ok(self.delay()? == Delay::Commit)
+    }
+
+    fn delay(&mut self) -> rusqlite::Result<Delay> {
+        if let Some(delay) = self.delay {
+            return Ok(delay);
+        }
+        let sql = "/*d3b*/SELECT max(EXISTS(SELECT 1 FROM sqlite_schema AS s WHERE s.name = v.name || '_segdir')) \
+                   FROM sqlite_schema AS v WHERE type = 'table' AND rootpage = 0";
+        let delay = match self.own(sql)?.query_row([], |row| row.get(0))? {
+            None => Delay::None,
+            Some(false) => Delay::Savepoint,
+            Some(true) => Delay::Commit,
+        };
+        self.delay = Some(delay);
+        Ok(delay)
     }
 
     /// The whole schema but d3b's own tables, for the fingerprint.
@@ -303,6 +332,25 @@ impl Database {
             }
         }
         Ok(text)
+    }
+
+    /// Folds every row of a table into the chain of the operation.
+    pub fn fold_rows(&self, table: &str) -> rusqlite::Result<()> {
+        self.guard.set(Mode::Internal);
+        let mut statement =
+            self.connection.prepare(&format!("SELECT * FROM main.\"{}\"", table.replace('"', "\"\"")))?;
+        let width = statement.column_count();
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next()? {
+            let values = (0..width).map(|column| row.get_ref(column)).collect::<rusqlite::Result<Vec<_>>>()?;
+            self.recorder.fold(table, &values);
+        }
+        Ok(())
+    }
+
+    /// A number that every change of the schema changes.
+    pub fn schema_version(&self) -> rusqlite::Result<i64> {
+        self.own("/*d3b*/PRAGMA main.schema_version")?.query_row([], |row| row.get(0))
     }
 
     /// The two numbers that users may set beside the schema.

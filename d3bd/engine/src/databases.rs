@@ -127,6 +127,12 @@ impl Databases {
         self.dirty.insert(id);
     }
 
+    /// Whether a database was written and is not known to be durable.
+    #[cfg(test)]
+    pub fn is_dirty(&self, id: DatabaseId) -> bool {
+        self.dirty.contains(&id)
+    }
+
     /// Makes every database durable that was written since the last time, then folds their logs into them.
     pub fn sync(&mut self) -> Result<(), (DatabaseId, io::Error)> {
         let dirty = std::mem::take(&mut self.dirty);

@@ -283,11 +283,21 @@ impl Engine {
         }
         let slot = run.items[index].entry.slot;
         match self.attempt(&run.items[index], id, blobs) {
-            Ok(Attempt::Before(recalled)) => Ok(Performed::Before(recalled)),
+            Ok(Attempt::Before(recalled)) => {
+                // The process that applied it may have died before it was synced, and the mark must not pass it unsynced.
+                // The catalogue is synced in any case.
+                if id != DatabaseId::catalogue() {
+                    self.databases.set_dirty(id);
+                }
+                Ok(Performed::Before(recalled))
+            }
             Ok(Attempt::Now(Execution::NeedsBlob(blob))) => Ok(Performed::NeedsBlob(blob)),
             Ok(Attempt::Now(Execution::Done(concluded))) => {
                 run.open.entry(id).or_default().push(index);
-                Ok(Performed::Now(concluded))
+                match self.commit_alone(run, id) {
+                    Ok(()) => Ok(Performed::Now(concluded)),
+                    Err(trouble) => self.give_up(run, id, slot, trouble).map(Performed::Fenced),
+                }
             }
             Ok(Attempt::Now(Execution::Ended(rejection))) => match self.redo(run, index, id, rejection, blobs) {
                 Ok(concluded) => Ok(Performed::Now(concluded)),
@@ -408,7 +418,7 @@ impl Engine {
         blobs: &dyn Blobs,
     ) -> Result<Concluded, Trouble> {
         self.names.clear();
-        self.existing(id)?.forget_transaction();
+        self.existing(id)?.forget_transaction()?;
         for earlier in run.open.get(&id).into_iter().flatten() {
             let same = match self.attempt(&run.items[*earlier], id, blobs)? {
                 Attempt::Now(Execution::Done(concluded)) => {
@@ -434,6 +444,17 @@ impl Engine {
         self.databases.set_dirty(id);
         run.open.remove(&id);
         Ok(concluded)
+    }
+
+    /// Commits the transaction of a database whose virtual tables would else tell how many operations shared it.
+    fn commit_alone(&mut self, run: &mut Run<'_>, id: DatabaseId) -> Result<(), Trouble> {
+        let database = self.existing(id)?;
+        if database.commits_alone()? {
+            database.commit()?;
+            self.databases.set_dirty(id);
+            run.open.remove(&id);
+        }
+        Ok(())
     }
 
     /// A database that is open.
@@ -515,6 +536,12 @@ impl Engine {
         self.catalogue.checkpoint().map_err(|error| sqlite_failed(error, slot, id))?;
         self.remove_dropped(slot)?;
         Ok(slot)
+    }
+
+    /// Whether the next checkpoint will sync a database.
+    #[cfg(test)]
+    pub(crate) fn awaits_sync(&self, id: DatabaseId) -> bool {
+        self.databases.is_dirty(id)
     }
 
     fn mark(&mut self, slot: Slot) -> rusqlite::Result<()> {

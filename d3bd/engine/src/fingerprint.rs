@@ -120,6 +120,37 @@ impl Recorder {
         }
     }
 
+    /// Folds in a row that came to be without the hook.
+    pub fn fold(&self, table: &str, values: &[ValueRef<'_>]) {
+        self.effects.rows.set(self.effects.rows.get() + 1);
+        let mut hasher = self.effects.hasher.borrow_mut();
+        for part in [b"row of", table.as_bytes()] {
+            fold_bytes(&mut hasher, part);
+        }
+        hasher.update(&(values.len() as u64).to_le_bytes());
+        for value in values {
+            match value {
+                ValueRef::Null => hasher.update(&[0]),
+                ValueRef::Integer(integer) => {
+                    hasher.update(&[1]);
+                    hasher.update(&integer.to_le_bytes());
+                }
+                ValueRef::Real(real) => {
+                    hasher.update(&[2]);
+                    hasher.update(&real.to_bits().to_le_bytes());
+                }
+                ValueRef::Text(bytes) => {
+                    hasher.update(&[3]);
+                    fold_bytes(&mut hasher, bytes);
+                }
+                ValueRef::Blob(bytes) => {
+                    hasher.update(&[4]);
+                    fold_bytes(&mut hasher, bytes);
+                }
+            }
+        }
+    }
+
     /// Whether the operation so far gave a row the greatest rowid (the one after it would be random).
     #[must_use]
     pub fn saw_greatest_rowid(&self) -> bool {
@@ -209,7 +240,7 @@ unsafe fn fold_row(hasher: &mut Xxh3, db: *mut ffi::sqlite3, count: c_int, get: 
         // Safety: the caller's promise; a value is valid until the hook returns.
         unsafe {
             match get(db, column, &mut value) {
-                ffi::SQLITE_OK if !value.is_null() => fold_value(hasher, value),
+                ffi::SQLITE_OK if !value.is_null() && fold_value(hasher, value) => {}
                 ffi::SQLITE_OK | ffi::SQLITE_NOMEM => return false,
                 // A virtual column has no value of its own (SQLITE_RANGE); what else SQLite cannot give, it cannot give
                 // anywhere.
@@ -220,9 +251,11 @@ unsafe fn fold_row(hasher: &mut Xxh3, db: *mut ffi::sqlite3, count: c_int, get: 
     true
 }
 
+/// `false` where memory ran out.
+///
 /// # Safety
 /// The value is a valid, protected one.
-unsafe fn fold_value(hasher: &mut Xxh3, value: *mut ffi::sqlite3_value) {
+unsafe fn fold_value(hasher: &mut Xxh3, value: *mut ffi::sqlite3_value) -> bool {
     // Safety: the caller's promise; text and blob are as long as SQLite says, and asked for before their length.
     unsafe {
         let kind = ffi::sqlite3_value_type(value);
@@ -230,24 +263,37 @@ unsafe fn fold_value(hasher: &mut Xxh3, value: *mut ffi::sqlite3_value) {
         match kind {
             ffi::SQLITE_INTEGER => hasher.update(&ffi::sqlite3_value_int64(value).to_le_bytes()),
             ffi::SQLITE_FLOAT => hasher.update(&ffi::sqlite3_value_double(value).to_bits().to_le_bytes()),
-            ffi::SQLITE_TEXT => fold_bytes(hasher, ffi::sqlite3_value_text(value).cast(), value),
-            ffi::SQLITE_BLOB => fold_bytes(hasher, ffi::sqlite3_value_blob(value), value),
+            ffi::SQLITE_TEXT => {
+                let start = ffi::sqlite3_value_text(value);
+                // Only a text that could not be converted, for want of memory, has no address.
+                if start.is_null() {
+                    return false;
+                }
+                fold_bytes(hasher, bytes(start, value));
+            }
+            ffi::SQLITE_BLOB => fold_bytes(hasher, bytes(ffi::sqlite3_value_blob(value).cast(), value)),
             _ => {}
         }
     }
+    true
 }
 
 /// # Safety
-/// `start` is the text or blob of the value.
-unsafe fn fold_bytes(hasher: &mut Xxh3, start: *const c_void, value: *mut ffi::sqlite3_value) {
-    // Safety: the caller's promise. An empty blob has no address.
-    unsafe {
-        let length = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
-        hasher.update(&(length as u64).to_le_bytes());
-        if !start.is_null() && length > 0 {
-            hasher.update(std::slice::from_raw_parts(start.cast::<u8>(), length));
-        }
+/// `start` is the text or blob of the value, which outlives the answer.
+unsafe fn bytes<'v>(start: *const u8, value: *mut ffi::sqlite3_value) -> &'v [u8] {
+    // Safety: the caller's promise.
+    let length = usize::try_from(unsafe { ffi::sqlite3_value_bytes(value) }).unwrap_or(0);
+    // An empty blob has no address.
+    if start.is_null() || length == 0 {
+        return &[];
     }
+    // Safety: SQLite has told the length.
+    unsafe { std::slice::from_raw_parts(start, length) }
+}
+
+fn fold_bytes(hasher: &mut Xxh3, bytes: &[u8]) {
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(bytes);
 }
 
 #[cfg(test)]

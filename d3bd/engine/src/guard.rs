@@ -4,6 +4,7 @@
 //! other files, connection settings, the versions of libraries, physical pages. What is allowed is listed; everything
 //! else is refused with a reason. Read-only connections refuse writes on top of that.
 
+use std::ffi::CStr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,7 @@ use rusqlite::limits::Limit;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ffi};
 
-use crate::statement::Kind;
+use crate::text::{self, Kind, is_hidden, starts_with};
 use crate::{clock, random};
 
 /// The longest text, blob or row, in bytes. It is part of the execution version: what is too big is so everywhere.
@@ -33,6 +34,9 @@ const STEPS_PER_CALL: i32 = 1_000;
 
 /// How large a write-ahead log grows before a commit folds it into its database, in pages.
 const CHECKPOINT_PAGES: u32 = 8_192;
+
+/// The kinds of virtual tables that hold what is in the database, and nothing of the replica.
+pub(crate) const MODULES: [&CStr; 7] = [c"fts5", c"fts5vocab", c"fts4", c"fts3", c"fts4aux", c"rtree", c"rtree_i32"];
 
 /// What the statements of the moment may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,13 +61,22 @@ pub struct Denial {
     pub hint: Option<String>,
 }
 
+/// Something with columns that a statement creates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Created {
+    /// A table of that name.
+    Table(String),
+    /// A view of that name.
+    View(String),
+}
+
 /// What the hooks of a connection and its user share.
 #[derive(Debug, Default)]
 struct Shared {
     /// A [`Mode`].
     mode: AtomicU8,
-    /// Whether the statement that is being prepared only handles rows: see [`Kind`].
-    data: AtomicBool,
+    /// Whether the text that is being prepared is of those with which SQLite keeps its statistics.
+    keeps_statistics: AtomicBool,
     /// Whether the connection cannot write at all.
     read_only: AtomicBool,
     /// Whether the text that is being prepared is itself a PRAGMA.
@@ -72,8 +85,8 @@ struct Shared {
     calls: AtomicU64,
     /// The first refusal since the last look.
     denial: Mutex<Option<Denial>>,
-    /// Tables and views that were prepared to be created since the last look.
-    created: Mutex<Vec<String>>,
+    /// What was prepared to be created since the last look.
+    created: Mutex<Vec<Created>>,
 }
 
 /// The guard of one connection.
@@ -123,14 +136,15 @@ impl Guard {
 
     /// Which tables and views a statement was about to create since this was last asked.
     #[must_use]
-    pub fn take_created(&self) -> Vec<String> {
+    pub fn take_created(&self) -> Vec<Created> {
         std::mem::take(&mut *lock(&self.shared.created))
     }
 
     /// Tells the authorizer about the text that is prepared next, which it does not see itself.
     pub(crate) fn announce(&self, sql: &str) {
-        let word = crate::statement::first_word(sql);
-        self.shared.data.store(Kind::of(sql) == Kind::Data, Ordering::Relaxed);
+        let word = text::first_word(sql);
+        let keeps_statistics = ["ANALYZE", "ALTER", "DROP"].iter().any(|known| word.eq_ignore_ascii_case(known));
+        self.shared.keeps_statistics.store(keeps_statistics, Ordering::Relaxed);
         self.shared.pragma.store(word.eq_ignore_ascii_case("PRAGMA"), Ordering::Relaxed);
         *lock(&self.shared.denial) = None;
         lock(&self.shared.created).clear();
@@ -151,7 +165,7 @@ enum Ruling {
 
 const WRITE: &str = "this is a write, and only reads are possible here";
 const HIDDEN: &str = "tables whose names begin with _d3b_ are d3b's own";
-const TEMPORARY: &str = "temporary tables, views, triggers and indexes cannot be replicated";
+pub(crate) const TEMPORARY: &str = "temporary tables, views, triggers and indexes cannot be replicated";
 const STATISTICS: &str = "the statistics tables are written by ANALYZE only";
 const PHYSICAL: &str = "this shows how one replica stores its data, which a write must not depend on";
 const BATCH: &str = "send the statements of a transaction as one batch: all of them take effect or none does";
@@ -171,7 +185,9 @@ impl Shared {
         if mode == Mode::Internal {
             return Authorization::Allow;
         }
-        match self.rule(mode, context.action) {
+        let temporary = context.database_name == Some("temp") && !is_harmless_in_temp(&context.action);
+        let ruling = if temporary { temporary_ruling() } else { self.rule(mode, context.action) };
+        match ruling {
             Ruling::Allow => Authorization::Allow,
             Ruling::Ignore => Authorization::Ignore,
             Ruling::Deny(detail, hint) => {
@@ -191,13 +207,8 @@ impl Shared {
             A::Pragma { pragma_name, pragma_value } => self.pragma(mode, pragma_name, pragma_value),
             A::Insert { table_name } | A::Delete { table_name } => self.change(mode, table_name, true),
             A::Update { table_name, .. } => self.change(mode, table_name, false),
-            A::CreateTable { table_name } | A::CreateView { view_name: table_name } => {
-                let ruling = ddl(mode, &[table_name]);
-                if matches!(ruling, Ruling::Allow) {
-                    lock(&self.created).push(table_name.to_owned());
-                }
-                ruling
-            }
+            A::CreateTable { table_name } => self.create(mode, Created::Table(table_name.to_owned())),
+            A::CreateView { view_name } => self.create(mode, Created::View(view_name.to_owned())),
             A::CreateVtable { table_name, module_name } => virtual_table(mode, table_name, module_name),
             A::CreateIndex { index_name, table_name } | A::DropIndex { index_name, table_name } => {
                 ddl(mode, &[index_name, table_name])
@@ -222,9 +233,7 @@ impl Shared {
             | A::DropTempIndex { .. }
             | A::DropTempTable { .. }
             | A::DropTempTrigger { .. }
-            | A::DropTempView { .. } => {
-                Ruling::Deny(TEMPORARY, Some("use an ordinary table, or a common table expression"))
-            }
+            | A::DropTempView { .. } => temporary_ruling(),
             A::Transaction { .. } | A::Savepoint { .. } => {
                 Ruling::Deny("there are no interactive transactions", Some(BATCH))
             }
@@ -236,13 +245,25 @@ impl Shared {
         }
     }
 
+    /// Whether something may be created, which is remembered.
+    fn create(&self, mode: Mode, created: Created) -> Ruling {
+        let (Created::Table(name) | Created::View(name)) = &created;
+        let ruling = ddl(mode, &[name]);
+        if matches!(ruling, Ruling::Allow) {
+            lock(&self.created).push(created);
+        }
+        ruling
+    }
+
     /// Whether rows of a table may be inserted and deleted (`whole`) or updated.
     fn change(&self, mode: Mode, table: &str, whole: bool) -> Ruling {
         match mode {
             Mode::Internal => Ruling::Allow,
             Mode::Read => Ruling::Deny(WRITE, None),
             _ if is_hidden(table) => Ruling::Deny(HIDDEN, None),
-            Mode::Write if is_statistics(table) && self.data.load(Ordering::Relaxed) => Ruling::Deny(STATISTICS, None),
+            Mode::Write if is_statistics(table) && !self.keeps_statistics.load(Ordering::Relaxed) => {
+                Ruling::Deny(STATISTICS, None)
+            }
             Mode::Write if is_physical(table) => Ruling::Deny(PHYSICAL, None),
             Mode::Write => Ruling::Allow,
             Mode::CatalogueWrite if whole && table.eq_ignore_ascii_case("tables") => Ruling::Allow,
@@ -254,9 +275,14 @@ impl Shared {
     }
 
     fn pragma(&self, mode: Mode, name: &str, value: Option<&str>) -> Ruling {
+        if value.is_some_and(is_hidden) {
+            return Ruling::Deny(HIDDEN, None);
+        }
         match name.to_ascii_lowercase().as_str() {
             "table_info" | "table_xinfo" | "table_list" | "index_list" | "index_info" | "index_xinfo"
-            | "foreign_key_list" | "foreign_key_check" | "integrity_check" | "quick_check" => Ruling::Allow,
+            | "foreign_key_list" | "foreign_key_check" => Ruling::Allow,
+            // They tell of one replica's file, and their work is not counted in steps.
+            "integrity_check" | "quick_check" if mode == Mode::Read => Ruling::Allow,
             "user_version" | "application_id" if value.is_none() => Ruling::Allow,
             "user_version" | "application_id" => ddl(mode, &[]),
             "encoding" | "schema_version" | "foreign_keys" | "page_size" if value.is_none() => Ruling::Allow,
@@ -277,6 +303,18 @@ impl Shared {
     }
 }
 
+fn temporary_ruling() -> Ruling {
+    Ruling::Deny(TEMPORARY, Some("use an ordinary table, or a common table expression"))
+}
+
+/// ALTER TABLE looks into the schema of the temporary objects, and would change it there too.
+fn is_harmless_in_temp(action: &AuthAction<'_>) -> bool {
+    matches!(
+        action,
+        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Update { .. } | AuthAction::Function { .. }
+    )
+}
+
 fn read(mode: Mode, table: &str) -> Ruling {
     if is_hidden(table) {
         return Ruling::Deny(HIDDEN, None);
@@ -294,6 +332,7 @@ fn function(mode: Mode, name: &str) -> Ruling {
         "fts5_locale" | "fts3_tokenizer" | "sqlite_log" => Ruling::Deny("this function is not available", None),
         "sqlite_version"
         | "sqlite_source_id"
+        | "fts5_source_id"
         | "sqlite_compileoption_get"
         | "sqlite_compileoption_used"
         | "sqlite_offset"
@@ -318,20 +357,11 @@ fn ddl(mode: Mode, names: &[&str]) -> Ruling {
 }
 
 fn virtual_table(mode: Mode, table: &str, module: &str) -> Ruling {
-    let known = ["fts5", "fts5vocab", "fts4", "fts3", "fts4aux", "rtree", "rtree_i32"];
-    if known.iter().any(|known| module.eq_ignore_ascii_case(known)) {
+    if MODULES.iter().any(|known| module.as_bytes().eq_ignore_ascii_case(known.to_bytes())) {
         ddl(mode, &[table])
     } else {
         Ruling::Deny("virtual tables of this kind cannot be replicated", Some("fts5 and rtree can"))
     }
-}
-
-fn starts_with(name: &str, prefix: &str) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-}
-
-fn is_hidden(name: &str) -> bool {
-    starts_with(name, "_d3b_") || starts_with(name, "sqlite_autoindex__d3b_")
 }
 
 fn is_statistics(name: &str) -> bool {
@@ -419,10 +449,14 @@ pub fn prepare_single<'c>(
         let rejection = Rejection::new(Code::BadRequest, "the statement holds a NUL character");
         return Ok(Err(Rejection { offset: u32::try_from(at).ok(), ..rejection }));
     }
-    let word = crate::statement::first_word(sql);
+    let word = text::first_word(sql);
     if word.eq_ignore_ascii_case("VACUUM") {
         let rejection = Rejection::new(Code::StatementDenied, "VACUUM renumbers rows, differently on each replica");
         return Ok(Err(rejection));
+    }
+    // What only handles rows uses the names that it says, and the authorizer hears of them.
+    if Kind::of(sql) == Kind::Other && guard.shared.mode() != Mode::Internal && text::mentions_hidden(sql) {
+        return Ok(Err(Rejection::new(Code::StatementDenied, HIDDEN).with_hint("choose another name")));
     }
     guard.announce(sql);
     match connection.prepare(sql) {
@@ -462,12 +496,12 @@ pub fn rejection(error: rusqlite::Error, guard: &Guard) -> rusqlite::Result<Reje
         denial.is_some() && matches!(cause.code, ErrorCode::AuthorizationForStatementDenied | ErrorCode::Unknown);
     let code = match cause.code {
         _ if denied => Code::StatementDenied,
-        ErrorCode::ConstraintViolation => Code::Constraint,
+        // What is no integer cannot be an INTEGER PRIMARY KEY.
+        ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch => Code::Constraint,
         ErrorCode::AuthorizationForStatementDenied => Code::StatementDenied,
         ErrorCode::ReadOnly if guard.shared.read_only.load(Ordering::Relaxed) => Code::StatementDenied,
         ErrorCode::TooBig | ErrorCode::OperationInterrupted => Code::TooLarge,
         ErrorCode::Unknown
-        | ErrorCode::TypeMismatch
         | ErrorCode::OperationAborted
         | ErrorCode::DatabaseLocked
         | ErrorCode::ParameterOutOfRange => Code::SqlError,
@@ -579,6 +613,7 @@ mod tests {
     fn check(mode: Mode, expected: Option<Code>, texts: &[&str]) {
         let directory = tempfile::TempDir::new().unwrap();
         let (connection, guard) = writer(&directory);
+        connection.execute_batch("ANALYZE").unwrap();
         for text in texts {
             let result = run(&connection, &guard, mode, text);
             assert_eq!(result.as_ref().err().map(|rejection| rejection.code), expected, "{text}: {result:?}");
@@ -631,6 +666,27 @@ mod tests {
                 "CREATE TRIGGER g AFTER INSERT ON _d3b_state BEGIN SELECT 1; END",
                 "CREATE VIRTUAL TABLE v USING dbstat",
                 "EXPLAIN DELETE FROM _d3b_state",
+                "CREATE TABLE temp.u(x)",
+                "CREATE TABLE temp.u AS SELECT 1 AS a",
+                "CREATE VIEW temp.v AS SELECT 1",
+                "CREATE VIRTUAL TABLE temp.f USING fts5(x)",
+                "ANALYZE temp",
+                "PRAGMA temp.user_version = 5",
+                "CREATE VIEW v AS SELECT * FROM _d3b_state",
+                "CREATE VIEW v AS WITH a AS (SELECT * FROM \"_d3b_state\") SELECT * FROM a",
+                "CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM _d3b_state; END",
+                "CREATE TABLE c(k REFERENCES _d3b_state(x) ON DELETE CASCADE)",
+                "ALTER TABLE t ADD COLUMN k REFERENCES _d3b_state(x)",
+                "ALTER TABLE t RENAME TO _d3b_t",
+                "CREATE VIRTUAL TABLE f USING fts5(x, content='_d3b_state')",
+                "CREATE VIRTUAL TABLE f USING fts5vocab(_d3b_f, 'row')",
+                "PRAGMA table_info(_d3b_state)",
+                "SELECT * FROM pragma_table_xinfo('_d3b_state')",
+                "SELECT * FROM pragma_index_list('_d3b' || '_state')",
+                "WITH a AS (SELECT * FROM _d3b_state) SELECT * FROM a",
+                "INSERT INTO sqlite_stat1 VALUES('t', NULL, '5')",
+                ";DELETE FROM sqlite_stat1",
+                "/**/; DELETE FROM sqlite_stat1",
             ],
         );
     }
@@ -659,6 +715,8 @@ mod tests {
                 "ALTER TABLE t ADD COLUMN y",
                 "ALTER TABLE t RENAME COLUMN y TO z",
                 "ALTER TABLE u RENAME TO w",
+                "ALTER TABLE w DROP COLUMN x",
+                ";INSERT INTO t(x) VALUES('not _d3b_state')",
                 "CREATE VIRTUAL TABLE f USING fts5(text)",
                 "INSERT INTO f VALUES('hello')",
                 "SELECT * FROM f WHERE f MATCH 'hello'",

@@ -9,7 +9,8 @@ use rusqlite::{CachedStatement, Connection, StatementStatus};
 
 use crate::apply::Refusal;
 use crate::database::{Database, OWN};
-use crate::guard::{self, Guard, Mode};
+use crate::guard::{self, Created, Guard, Mode};
+use crate::text::Kind;
 
 /// How many texts are remembered as worth a place in the cache of prepared statements.
 const ADMITTED_MAX: usize = 1024;
@@ -17,42 +18,12 @@ const ADMITTED_MAX: usize = 1024;
 /// The longest text that is kept prepared, in bytes.
 const CACHED_TEXT_MAX: usize = 16 * 1024;
 
+/// The names that SQLite makes up end with a number: the first ones with 1, 2 and 3, all others with a random one of 32
+/// bits, which is rarely shorter than this.
+const RANDOM_DIGITS_MIN: usize = 5;
+
 /// What a value costs in a result beside its bytes, so that a billion empty texts are bounded too.
 const VALUE_OVERHEAD: u64 = 8;
-
-/// What a statement can do, by its first word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// It reads or writes rows; the schema stays as it is.
-    Data,
-    /// It may change the schema or the statistics (or is nothing that SQLite knows).
-    Other,
-}
-
-impl Kind {
-    /// Reads the first word of a text.
-    pub fn of(sql: &str) -> Kind {
-        let word = first_word(sql);
-        let data = ["INSERT", "UPDATE", "DELETE", "REPLACE", "SELECT", "WITH", "VALUES"];
-        if data.iter().any(|known| word.eq_ignore_ascii_case(known)) { Kind::Data } else { Kind::Other }
-    }
-}
-
-/// The first word behind white space and comments, as SQLite's tokenizer sees them.
-pub(crate) fn first_word(sql: &str) -> &str {
-    let mut rest = sql;
-    loop {
-        rest = rest.trim_start_matches([' ', '\t', '\n', '\x0c', '\r', '\u{feff}']);
-        if let Some(comment) = rest.strip_prefix("--") {
-            rest = comment.find('\n').map_or("", |end| &comment[end + 1..]);
-        } else if let Some(comment) = rest.strip_prefix("/*") {
-            rest = comment.find("*/").map_or("", |end| &comment[end + 2..]);
-        } else {
-            let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
-            return &rest[..end];
-        }
-    }
-}
 
 /// Which texts are kept prepared: those that come a second time, so that texts with values in them do not drive out
 /// the others.
@@ -129,8 +100,10 @@ pub(crate) fn run(
     budget: &mut u64,
 ) -> Result<StatementResult, Refusal> {
     let kind = Kind::of(&statement.sql);
+    let mut version = None;
     if kind == Kind::Other {
         database.touched_schema = true;
+        version = Some(database.schema_version()?);
     }
     database.guard.set(mode);
     let result = step(database, statement, kind, budget);
@@ -142,9 +115,12 @@ pub(crate) fn run(
     if database.recorder.saw_greatest_rowid() {
         return Err(greatest_rowid().into());
     }
-    if kind == Kind::Other {
+    if let Some(version) = version {
         check_hidden(database)?;
-        check_created(database)?;
+        // With IF NOT EXISTS it may have created nothing.
+        if database.schema_version()? != version {
+            check_created(database, &statement.sql)?;
+        }
     }
     expect(statement, &result)?;
     Ok(result)
@@ -158,6 +134,7 @@ fn step(
 ) -> Result<StatementResult, Refusal> {
     let (connection, guard, admitted) = database.parts();
     let mut prepared = admitted.prepare(connection, guard, &statement.sql)?;
+    check_answer(&prepared, &statement.sql)?;
     guard::bind(&mut prepared, &statement.arguments)?;
     // SQLite calls the progress handler at multiples of this counter: a kept statement must begin where a new one does.
     prepared.reset_status(StatementStatus::VmStep);
@@ -214,33 +191,69 @@ pub(crate) fn greatest_rowid() -> Rejection {
     Rejection::new(Code::Constraint, format!("the rowid {} cannot be used: the next one would be random", i64::MAX))
 }
 
-/// Refuses to rename something to a name of d3b's own, which the authorizer is not told of.
+/// Refuses what the authorizer is not told of: something new among d3b's own tables, and a trigger that is made in the
+/// temporary schema by its name alone.
 fn check_hidden(database: &Database) -> Result<(), Refusal> {
-    if database.count_hidden()? == database.hidden {
-        return Ok(());
+    if database.count_hidden()? != database.hidden {
+        return Err(Rejection::new(Code::StatementDenied, "names that begin with _d3b_ are d3b's own").into());
     }
-    Err(Rejection::new(Code::StatementDenied, "names that begin with _d3b_ are d3b's own").into())
+    if database.own("/*d3b*/SELECT 1 FROM sqlite_temp_schema LIMIT 1")?.exists([])? {
+        return Err(Rejection::new(Code::StatementDenied, guard::TEMPORARY).into());
+    }
+    Ok(())
 }
 
 /// Refuses tables and views whose columns SQLite had to name itself, because a query gave several of them one name: of
-/// the fifth on, the names would be random.
-fn check_created(database: &Database) -> Result<(), Refusal> {
+/// the fifth on, the names would be random. What rows a query has put into a new table is folded into the chain: the
+/// hook does not hear of them.
+fn check_created(database: &Database, sql: &str) -> Result<(), Refusal> {
     for created in database.guard.take_created() {
-        let mut statement = database.own("/*d3b*/SELECT name FROM pragma_table_xinfo(?)")?;
-        let mut rows = statement.query([&created])?;
-        while let Some(row) = rows.next()? {
-            let column: String = row.get(0)?;
-            let made_up = column
-                .rsplit_once(':')
-                .is_some_and(|(_, digits)| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()));
-            if made_up {
-                let detail =
-                    format!("{created} would have several columns with one name, one of them called {column:?}");
-                return Err(Rejection::new(Code::StatementDenied, detail)
-                    .with_hint("name every column with AS")
-                    .into());
+        let (Created::Table(name) | Created::View(name)) = &created;
+        let columns = match columns_of(database, name) {
+            Ok(columns) => columns,
+            // A view may refer to what does not exist yet, or not fit together at all. SQLite finds out when it is used.
+            Err(error) => {
+                guard::rejection(error, &database.guard)?;
+                continue;
             }
+        };
+        if let Some(column) = columns.iter().find(|column| is_made_up(column, sql, 1)) {
+            let detail = format!("{name} would have several columns with one name, one of them called {column:?}");
+            return Err(Rejection::new(Code::StatementDenied, detail).with_hint("name every column with AS").into());
         }
+        match &created {
+            Created::Table(name) => database.fold_rows(name)?,
+            Created::View(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The columns of a table or view.
+fn columns_of(database: &Database, table: &str) -> rusqlite::Result<Vec<String>> {
+    database
+        .own("/*d3b*/SELECT name FROM pragma_table_xinfo(?, 'main')")?
+        .query_map([table], |row| row.get(0))?
+        .collect()
+}
+
+/// Whether a column has a name that SQLite made up where another column had taken the one that it should have: with a
+/// number of at least so many digits behind it, and not said in the statement.
+fn is_made_up(column: &str, sql: &str, digits_min: usize) -> bool {
+    column.rsplit_once(':').is_some_and(|(_, digits)| {
+        digits.len() >= digits_min && digits.bytes().all(|digit| digit.is_ascii_digit()) && !sql.contains(column)
+    })
+}
+
+/// Refuses what would be answered differently by each replica.
+fn check_answer(prepared: &Prepared<'_>, sql: &str) -> Result<(), Rejection> {
+    if prepared.is_explain() == 1 {
+        return Err(Rejection::new(Code::StatementDenied, "a program of SQLite shows addresses of one process")
+            .with_hint("send EXPLAIN as a query of its own, or use EXPLAIN QUERY PLAN"));
+    }
+    if prepared.columns().any(|column| is_made_up(column.name(), sql, RANDOM_DIGITS_MIN)) {
+        return Err(Rejection::new(Code::StatementDenied, "so many columns with one name get random names")
+            .with_hint("name every column with AS"));
     }
     Ok(())
 }
@@ -265,30 +278,4 @@ fn expect(statement: &Statement, result: &StatementResult) -> Result<(), Rejecti
         Code::ExpectationFailed,
         format!("the statement was expected to {what} {expected} rows, and did so with {found}"),
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(sql: &str, expected: Kind) {
-        assert_eq!(Kind::of(sql), expected, "{sql:?}");
-    }
-
-    #[test]
-    fn the_first_word_tells_data_from_schema() {
-        check("INSERT INTO t VALUES(1)", Kind::Data);
-        check(" -- a comment\n /* another */ select 1", Kind::Data);
-        check("\u{feff}with a as (select 1) delete from t", Kind::Data);
-        check("VALUES(1)", Kind::Data);
-        check("CREATE TABLE t(x)", Kind::Other);
-        check("INSERTED", Kind::Other);
-        check("EXPLAIN INSERT INTO t VALUES(1)", Kind::Other);
-        check("analyze", Kind::Other);
-        check("", Kind::Other);
-        check("/* unfinished", Kind::Other);
-        check("-- INSERT", Kind::Other);
-        check(";INSERT INTO t VALUES(1)", Kind::Other);
-    }
 }

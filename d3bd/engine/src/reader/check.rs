@@ -1,14 +1,16 @@
 //! Uploaded files: whether they are databases that can be served.
 
+use std::ffi::c_char;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use d3b::{Code, Rejection};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::limits::Limit;
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
-use crate::{clock, statement};
+use crate::{clock, guard, statement, text};
 
 /// What every SQLite database begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -87,11 +89,13 @@ impl From<Rejection> for Problem {
 
 fn check_content(path: &Path) -> Result<(), Problem> {
     let connection = open_immutable(path)?;
+    keep_known_modules(&connection);
+    check_schema(&connection)?;
+    check_virtual_tables(&connection)?;
     let first: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if first != "ok" {
         return Err(refuse(format!("the database is damaged: {first}")).into());
     }
-    check_names(&connection)?;
     check_rowids(&connection)
 }
 
@@ -109,23 +113,53 @@ fn open_immutable(path: &Path) -> Result<Connection, Problem> {
     let connection = Connection::open_with_flags_and_vfs(uri, flags, clock::VFS)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, guard::VALUE_BYTES_MAX)?;
     connection.execute_batch("PRAGMA cell_size_check=ON")?;
     Ok(connection)
 }
 
-fn check_names(connection: &Connection) -> Result<(), Problem> {
-    let sql = "SELECT name FROM sqlite_schema WHERE substr(name, 1, 5) = '_d3b_' COLLATE NOCASE LIMIT 1";
-    let mut statement = connection.prepare(sql)?;
+/// The schema is text of a stranger. What it says must be readable, and must leave d3b's own tables alone, which come
+/// into the same file: a foreign key or trigger on them would be served by d3b's own statements.
+fn check_schema(connection: &Connection) -> Result<(), Problem> {
+    let mut statement = connection.prepare("SELECT name, tbl_name, coalesce(sql, '') FROM sqlite_schema")?;
     let mut rows = statement.query([])?;
-    match rows.next()? {
-        None => Ok(()),
-        Some(row) => {
-            let name: String = row.get(0)?;
+    while let Some(row) = rows.next()? {
+        let mut texts = [""; 3];
+        for (column, text) in texts.iter_mut().enumerate() {
+            *text = std::str::from_utf8(row.get_ref(column)?.as_bytes().map_err(rusqlite::Error::from)?)
+                .map_err(|_| refuse("its schema holds a name that is not UTF-8"))?;
+        }
+        let [name, table, sql] = texts;
+        if text::is_hidden(name) || text::is_hidden(table) || text::mentions_hidden(sql) {
             let hint =
                 "names that begin with _d3b_ are d3b's own: download databases from d3b instead of copying its files";
-            Err(refuse(format!("the database has a table {name}")).with_hint(hint).into())
+            let detail = format!("{name} in its schema is, or refers to, a table whose name begins with _d3b_");
+            return Err(refuse(detail).with_hint(hint).into());
         }
     }
+    Ok(())
+}
+
+/// Makes all other kinds of virtual tables unknown to a connection.
+fn keep_known_modules(connection: &Connection) {
+    let mut names: Vec<*const c_char> = guard::MODULES.iter().map(|name| name.as_ptr()).collect();
+    names.push(std::ptr::null());
+    // Safety: the handle is that of a live connection, and the list of C strings ends with a null pointer.
+    unsafe { ffi::sqlite3_drop_modules(connection.handle(), names.as_mut_ptr()) };
+}
+
+/// A virtual table that cannot be opened here could not be dropped either.
+fn check_virtual_tables(connection: &Connection) -> Result<(), Problem> {
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage = 0";
+    let tables: Vec<String> =
+        connection.prepare(sql)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for table in tables {
+        let sql = format!("SELECT 1 FROM main.\"{}\" LIMIT 0", table.replace('"', "\"\""));
+        if let Err(error) = connection.prepare(&sql) {
+            return Err(refuse(format!("its virtual table {table} cannot be served: {error}")).into());
+        }
+    }
+    Ok(())
 }
 
 /// After the greatest rowid the next one would be random.

@@ -23,7 +23,7 @@ pub use check::check_upload;
 use crate::apply::Refusal;
 use crate::fingerprint::Fingerprint;
 use crate::guard::{self, Mode};
-use crate::{requests, statement};
+use crate::{requests, text};
 use pool::{Pool, Pooled};
 
 /// How long reads that have no deadline of their own wait for a connection.
@@ -414,7 +414,7 @@ fn media_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<(MediaInfo, Digest)> {
 
 /// What a text may do on a connection that cannot write. The plan of a write is a read.
 fn mode(sql: &str) -> Mode {
-    if statement::first_word(sql).eq_ignore_ascii_case("EXPLAIN") { Mode::Write } else { Mode::Read }
+    if text::first_word(sql).eq_ignore_ascii_case("EXPLAIN") { Mode::Write } else { Mode::Read }
 }
 
 /// Runs a statement that only reads.

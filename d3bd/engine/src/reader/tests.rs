@@ -306,3 +306,54 @@ fn uploads_are_checked() {
         "random",
     );
 }
+
+/// A database file in which some bytes are replaced by as many others.
+fn patched(schema: &str, from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut bytes = database_file(schema);
+    let places: Vec<usize> = (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        bytes[at..at + to.len()].copy_from_slice(to);
+    }
+    bytes
+}
+
+#[test]
+fn uploads_with_a_hostile_schema_are_refused() {
+    for schema in [
+        "CREATE VIEW v AS SELECT * FROM _d3b_requests",
+        "CREATE TABLE t(x); CREATE TRIGGER g AFTER INSERT ON t BEGIN DELETE FROM _d3b_state; END",
+        "PRAGMA foreign_keys=OFF; CREATE TABLE t(k REFERENCES \"_D3B_requests\"(key)); INSERT INTO t VALUES('key 7')",
+        "CREATE VIRTUAL TABLE f USING fts5(x, content=_d3b_media)",
+        "PRAGMA encoding='UTF-16'; CREATE VIEW v AS SELECT * FROM _d3b_requests",
+    ] {
+        check_refused(&database_file(schema), "_d3b_");
+    }
+    // It shows the pages of one replica under a harmless name.
+    check_refused(&database_file("CREATE VIRTUAL TABLE pages USING dbstat"), "pages");
+    check_refused(&patched("CREATE VIRTUAL TABLE f USING rtree(a, b, c)", b"USING rtree", b"USING rtrex"), "rtrex");
+    let odd = [0xff, 0xfe, 0xff];
+    check_refused(&patched("CREATE TABLE ordinary(zqz)", b"zqz", &odd), "UTF-8");
+    check_refused(&patched("CREATE TABLE zqz(x)", b"zqz", &odd), "UTF-8");
+    check_refused(&patched("CREATE TABLE t(x zqz)", b"zqz", &odd), "UTF-8");
+}
+
+#[test]
+fn ordinary_schemas_are_taken() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let many: String = (0..3_000).map(|i| format!("CREATE TABLE t{i}(x, y); CREATE INDEX i{i} ON t{i}(x);")).collect();
+    for schema in [
+        "CREATE VIEW early AS SELECT * FROM nowhere",
+        "CREATE TABLE t(x DEFAULT \"text\", y CHECK(y <> \"none\"), z AS (x || y) STORED); INSERT INTO t(y) VALUES('z')",
+        "CREATE VIRTUAL TABLE f USING fts4(x); CREATE VIRTUAL TABLE r USING rtree(a, b, c); INSERT INTO r VALUES(1, 2, 3)",
+        "CREATE VIRTUAL TABLE f USING fts5(x); CREATE VIRTUAL TABLE w USING fts5vocab(f, row); INSERT INTO f VALUES('y')",
+        "PRAGMA auto_vacuum=FULL; CREATE TABLE t(x); INSERT INTO t VALUES(zeroblob(100000)); DELETE FROM t",
+        "CREATE TABLE t(id INTEGER PRIMARY KEY AUTOINCREMENT, x); INSERT INTO t VALUES(NULL, 1); ANALYZE",
+        "CREATE TABLE p(id INTEGER PRIMARY KEY); CREATE TABLE c(p REFERENCES p DEFERRABLE INITIALLY DEFERRED); INSERT INTO c VALUES(NULL)",
+        &format!("BEGIN; {many} COMMIT"),
+    ] {
+        let path = directory.path().join("db");
+        fs::write(&path, database_file(schema)).unwrap();
+        check_upload(&path).unwrap_or_else(|rejection| panic!("{:.100}: {}", schema, rejection.detail));
+    }
+}

@@ -194,3 +194,36 @@ fn a_raw_client_replaces_with_or_replace() {
     lab.engine().checkpoint().unwrap();
     assert_eq!(lab.file_names().len(), 2);
 }
+
+#[test]
+fn uploads_of_every_kind_are_served() {
+    let kinds = [
+        "PRAGMA page_size=512; PRAGMA encoding='UTF-16be'",
+        "PRAGMA page_size=65536; PRAGMA auto_vacuum=FULL",
+        "PRAGMA journal_mode=WAL; PRAGMA auto_vacuum=INCREMENTAL",
+        "PRAGMA legacy_file_format=ON; PRAGMA encoding='UTF-16le'; PRAGMA user_version=7",
+    ];
+    for kind in kinds {
+        let mut lab = Lab::new();
+        let schema = "CREATE TABLE \"tää\"(\"ü\" TEXT DEFAULT 'é', n INTEGER PRIMARY KEY AUTOINCREMENT); \
+                      INSERT INTO \"tää\" DEFAULT VALUES; CREATE VIEW early AS SELECT * FROM nowhere; \
+                      CREATE VIRTUAL TABLE f USING fts5(x); INSERT INTO f VALUES('ein Wort')";
+        let blob = lab.blob(&database_file(&format!("{kind}; {schema}")));
+        made(&lab.one(upload("shop", Some(blob), InsertMode::CreateOnly)));
+        lab.append(sql("shop", &["INSERT INTO \"tää\"(\"ü\") VALUES('ñ' || random()), (zeroblob(70000)) RETURNING *"]));
+        lab.append(sql("shop", &["INSERT INTO f SELECT \"ü\" FROM \"tää\" LIMIT 2", "SELECT x FROM f('Wort OR ñ*')"]));
+        lab.append(sql("shop", &["DELETE FROM \"tää\" WHERE n = 3", "CREATE TABLE \"日本\" AS SELECT * FROM \"tää\""]));
+        lab.append(sql("shop", &["SELECT * FROM \"日本\"", "PRAGMA user_version", "PRAGMA encoding"]));
+        let applied = lab.catch_up(100);
+        for applied in &applied {
+            results(applied);
+        }
+        let other = lab.replica(1);
+        assert_eq!(other.file_names(), lab.file_names());
+        let mut other = other;
+        assert_eq!(other.chains(), lab.chains(), "{kind}");
+        lab.engine().checkpoint().unwrap();
+        lab.restart();
+        assert_eq!(lab.value("shop", "SELECT \"ü\" FROM \"tää\" WHERE n = 1"), text("é"), "{kind}");
+    }
+}

@@ -211,3 +211,19 @@ fn a_missing_file_fences_its_database() {
     lab.restart();
     check_code(&lab.one(sql("gone", &["SELECT 1"])), Code::DatabaseFenced);
 }
+
+#[test]
+fn what_an_earlier_process_applied_is_made_durable_before_the_mark_passes_it() {
+    let mut lab = Lab::with_database("shop");
+    let id = lab.one(sql("shop", &["CREATE TABLE t(x)"])).database.unwrap();
+    lab.engine().checkpoint().unwrap();
+    assert!(!lab.engine().awaits_sync(id));
+    results(&lab.one(sql("shop", &["INSERT INTO t VALUES(1)"])));
+    assert!(lab.engine().awaits_sync(id));
+    // The process dies, the machine does not: the entry is in the database's log, and was never synced.
+    lab.restart();
+    lab.catch_up(10);
+    assert!(lab.engine().awaits_sync(id), "the mark would pass an entry that a power cut can take away");
+    lab.engine().checkpoint().unwrap();
+    assert!(!lab.engine().awaits_sync(id));
+}

@@ -2,8 +2,10 @@
 
 mod catalogue;
 mod crash;
+mod hostile;
 mod keys;
 mod operations;
+mod sameness;
 
 use std::collections::HashMap;
 use std::fs;
