@@ -103,7 +103,8 @@ mod tests {
 
     #[test]
     fn readers_who_take_their_time_hold_no_thread() {
-        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
             let mut waiting = Vec::new();
             for _ in 0..8 {
