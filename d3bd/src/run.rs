@@ -232,7 +232,7 @@ impl Assembly<'_> {
                 key: settings.cluster_key.clone(),
                 http_address: format!("http://{http_address}"),
                 cluster: cluster_watch,
-                on_stream: blob_streams(&blobs, runtime.handle()),
+                on_stream: blob_streams(&blobs),
             },
             peer_events(&events),
             runtime.handle(),
@@ -354,12 +354,9 @@ fn peer_events(events: &SyncSender<Event>) -> peer::OnEvent {
 }
 
 /// What a peer fetches comes from the blob store.
-fn blob_streams(
-    blobs: &BlobStore,
-    runtime: &tokio::runtime::Handle,
-) -> Arc<dyn Fn(tokio::net::TcpStream) + Send + Sync> {
-    let (blobs, runtime) = (blobs.clone(), runtime.clone());
-    Arc::new(move |stream| drop(runtime.spawn(media::serve(stream, blobs.clone()))))
+fn blob_streams(blobs: &BlobStore) -> peer::OnStream {
+    let blobs = blobs.clone();
+    Arc::new(move |stream| Box::pin(media::serve(stream, blobs.clone())))
 }
 
 /// What this replica fetches comes on streams of the peer transport.
