@@ -13,7 +13,7 @@ use serde_json::json;
 /// How long the replicas may take to be ready.
 const READY_MAX: Duration = Duration::from_secs(30);
 /// How long a replica may take to stop when it is asked to.
-const STOP_MAX: Duration = Duration::from_secs(8);
+const STOP_MAX: Duration = Duration::from_secs(10);
 /// How often a wait looks again.
 const LOOK: Duration = Duration::from_millis(50);
 

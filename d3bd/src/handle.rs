@@ -356,13 +356,13 @@ impl Handle {
         let db = operation.database();
         let retry = options.key.is_some();
         let key = options.key.unwrap_or_else(fresh_key);
-        let (blob, makes_room) = (operation.blob(), makes_room(&operation));
+        let (blob, need) = (operation.blob(), need(&operation));
         let ticket = self.ticket();
         let parts = self.parts();
         let origin = Origin { replica: parts.replica, incarnation: parts.incarnation, sequence: ticket.0 };
         let keyed = KeyedOperation { key: key.clone(), request: options.request, operation };
         let command = Bytes::from(d3b_engine::command::encode(&Command { origin, keyed }));
-        self.check_room(makes_room, command.len())?;
+        self.check_room(need, command.len())?;
         let kept = blob.map(|blob| self.keep_blob(&blob)).transpose()?;
         let answer = parts.waiting.expect_write(ticket, kept);
         let request = WriteRequest { ticket, command, blob, retry, deadline: self.ticks(options.deadline) };
@@ -380,12 +380,12 @@ impl Handle {
     }
 
     /// A full disk is noticed before anything is proposed: the log could only stop this replica.
-    fn check_room(&self, makes_room: bool, command_bytes: usize) -> Result<(), Problem> {
-        let room = self
-            .parts()
-            .blobs
-            .room()
-            .and_then(|room| if makes_room { room.for_deletion() } else { room.for_command(command_bytes as u64) });
+    fn check_room(&self, need: Need, command_bytes: usize) -> Result<(), Problem> {
+        let room = self.parts().blobs.room().and_then(|room| match need {
+            Need::Deletion => room.for_deletion(),
+            Need::Command => room.for_command(command_bytes as u64),
+            Need::File(bytes) => room.for_file(bytes),
+        });
         room.map_err(io_problem)
     }
 
@@ -562,8 +562,11 @@ impl Handle {
     /// # Errors
     /// `db-not-found`, `disk-full`, or why the group cannot answer.
     pub async fn export(&self, db: DatabaseName, options: ReadOptions) -> Result<ExportedFile, Problem> {
-        let directory = self.parts().blobs.temporary_directory().to_owned();
+        let blobs = self.parts().blobs.clone();
         self.on_readers(options, move |readers| {
+            let size = readers.database(&db).map_err(|rejection| about(&db, rejection))?.size;
+            blobs.room().and_then(|room| room.for_file(size)).map_err(io_problem)?;
+            let directory = blobs.temporary_directory();
             let copy = tempfile::Builder::new().prefix("export-").tempfile_in(directory).map_err(io_problem)?;
             let slot = readers.applied();
             readers.export(&db, copy.path(), options.deadline).map_err(|rejection| about(&db, rejection))?;
@@ -683,16 +686,27 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|panic| Problem::new(Code::Internal, panic.to_string()))
 }
 
-/// Whether an operation only makes room on the disk.
-fn makes_room(operation: &Operation) -> bool {
+/// What an operation needs of the disk.
+#[derive(Debug, Clone, Copy)]
+enum Need {
+    /// It makes room.
+    Deletion,
+    /// As much as its command takes.
+    Command,
+    /// A copy of a file of so many bytes.
+    File(u64),
+}
+
+fn need(operation: &Operation) -> Need {
     match operation {
         Operation::Sql { media, .. } => match media {
-            Some(MediaChange::Delete { .. }) => true,
-            Some(MediaChange::Upload { .. }) | None => false,
+            Some(MediaChange::Delete { .. }) => Need::Deletion,
+            Some(MediaChange::Upload { .. }) | None => Need::Command,
         },
         Operation::Catalogue(change) => match change {
-            CatalogueChange::Delete { .. } | CatalogueChange::RawDelete { .. } => true,
-            CatalogueChange::Upload { .. } | CatalogueChange::RawUpload { .. } => false,
+            CatalogueChange::Delete { .. } | CatalogueChange::RawDelete { .. } => Need::Deletion,
+            CatalogueChange::Upload { blob, .. } => blob.map_or(Need::Command, |blob| Need::File(blob.size)),
+            CatalogueChange::RawUpload { blob, .. } => Need::File(blob.size),
         },
     }
 }

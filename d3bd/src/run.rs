@@ -33,7 +33,9 @@ const BURST_MAX: usize = 1_024;
 /// The driver looks up at least so often, to see whether it is to stop.
 const LOOK_UP: Duration = Duration::from_millis(100);
 /// How long a stopping replica waits for another one to take over the leadership.
-const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+/// How long it waits before it asks once more.
+const HAND_OVER_AGAIN: Duration = Duration::from_millis(400);
 /// How long a stopping replica waits for requests under way.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Log time keeps within this of the majority's clocks.
@@ -431,18 +433,29 @@ fn is_socket(path: &std::path::Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// A stopping leader lets another replica take over first, so that the group is not without a leader.
+/// A stopping leader lets another replica take over first, so that the group is not without a leader. It may win the
+/// election that it called for itself, when others are slow: then it asks once more.
 async fn hand_over(me: ReplicaId, events: &SyncSender<Event>, mut status: watch::Receiver<Arc<DriverStatus>>) {
-    let leads_others = {
-        let status = status.borrow();
-        status.phase == Phase::Leader && status.members.iter().any(|member| member.id != me && member.reachable)
-    };
-    if leads_others && events.try_send(Event::HandOver).is_ok() {
+    let deadline = tokio::time::Instant::now() + HAND_OVER_MAX;
+    let mut asked = false;
+    while tokio::time::Instant::now() < deadline {
+        let (leads, others) = {
+            let status = status.borrow();
+            let others = status.members.iter().any(|member| member.id != me && member.reachable);
+            (status.phase == Phase::Leader, others)
+        };
+        if leads && others {
+            asked |= events.try_send(Event::HandOver).is_ok();
+        }
+        if !asked {
+            return;
+        }
         let handed_over = status.wait_for(|status| status.leader.is_some_and(|leader| leader != me));
-        if tokio::time::timeout(HAND_OVER_MAX, handed_over).await.is_err() {
-            tracing::warn!("no other replica took over in {HAND_OVER_MAX:?}");
+        if tokio::time::timeout(HAND_OVER_AGAIN, handed_over).await.is_ok() {
+            return;
         }
     }
+    tracing::warn!("no other replica took over in {HAND_OVER_MAX:?}");
 }
 
 /// The driver's thread.
