@@ -1,6 +1,6 @@
 //! The thread that applies chosen entries, fetches the files that they need, and keeps the blob store tidy.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -13,9 +13,9 @@ use d3b_paxos::Storage;
 use d3b_paxos::types::{Payload, Record};
 use tokio::sync::watch;
 
-use crate::driver::{ApplyReport, Event, OwnOutcome, Ticket};
+use crate::driver::{ApplyReport, DriverStatus, Event, OwnOutcome, Ticket};
 use crate::log::LogReader;
-use crate::media::{BlobStore, Fetcher};
+use crate::media::{BlobStore, Fetcher, Prefetcher};
 use crate::run::Stop;
 
 /// How many bytes of entries are applied in one go.
@@ -28,6 +28,12 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// How long to wait before a blob that no peer could give is asked for again.
 const FETCH_RETRY: Duration = Duration::from_millis(500);
+/// How often a wait for a blob looks whether the process is to stop.
+const STOP_LOOK: Duration = Duration::from_millis(100);
+/// How many bytes of the log are looked through for files in one go.
+const SCAN_BYTES: usize = 32 << 20;
+/// After a sweep there is none for so many times as long as it took.
+const SWEEP_PAUSE: u32 = 20;
 
 /// What the thread owns.
 pub(crate) struct Applier {
@@ -35,6 +41,7 @@ pub(crate) struct Applier {
     pub(crate) log: LogReader,
     pub(crate) blobs: BlobStore,
     pub(crate) fetcher: Fetcher,
+    pub(crate) prefetcher: Prefetcher,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) replica: ReplicaId,
     pub(crate) others: Vec<ReplicaId>,
@@ -42,6 +49,7 @@ pub(crate) struct Applier {
     pub(crate) grace: Duration,
     pub(crate) applied: watch::Sender<Slot>,
     pub(crate) events: SyncSender<Event>,
+    pub(crate) status: watch::Receiver<Arc<DriverStatus>>,
     pub(crate) stop: Arc<Stop>,
 }
 
@@ -57,6 +65,9 @@ struct Upkeep {
     checkpointed: Instant,
     durable: Slot,
     swept: Instant,
+    /// No sweep before this: one may look into thousands of databases, and entries wait meanwhile.
+    sweep_after: Instant,
+    images: Images,
     /// The last slot that may have left blobs without a reference, and was not followed by a sweep.
     deleted_at: Option<Slot>,
 }
@@ -64,7 +75,9 @@ struct Upkeep {
 impl Applier {
     fn run(mut self, inbox: &Receiver<RangeInclusive<Slot>>) {
         let durable = self.engine.resume_after();
-        let mut upkeep = Upkeep { checkpointed: Instant::now(), durable, swept: Instant::now(), deleted_at: None };
+        let now = Instant::now();
+        let images = Images::default();
+        let mut upkeep = Upkeep { checkpointed: now, durable, swept: now, sweep_after: now, images, deleted_at: None };
         loop {
             match inbox.recv_timeout(CHECKPOINT_INTERVAL) {
                 Ok(range) => {
@@ -138,41 +151,35 @@ impl Applier {
 
     /// Gets a database's file that an entry cannot be applied without; tries until it is here or the process stops.
     fn fetch(&self, slot: Slot, reference: BlobReference) {
-        while !self.stop.asked() {
-            let result = self.runtime.block_on(async {
-                let fetched = self.fetcher.fetch(reference, &self.others).await;
-                if fetched.is_err() {
-                    tokio::time::sleep(FETCH_RETRY).await;
-                }
-                fetched
-            });
-            match result {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::warn!(%slot, digest = %reference.digest, %error, "a file that is needed cannot be fetched yet");
-                }
+        let fetched = async {
+            while let Err(error) = self.fetcher.fetch(reference, &self.others).await {
+                tracing::warn!(%slot, digest = %reference.digest, %error, "a file that is needed cannot be fetched yet");
+                tokio::time::sleep(FETCH_RETRY).await;
             }
-        }
-    }
-
-    /// Media is not needed to apply its entry: what is missing is fetched beside.
-    fn prefetch(&self, records: &[Record], applied: Slot) {
-        for record in records.iter().filter(|record| record.slot <= applied) {
-            if let Some(reference) = blob_of(record)
-                && !self.blobs.contains(&reference.digest)
-            {
-                self.prefetch_one(reference);
+        };
+        let stopped = async {
+            while !self.stop.asked() {
+                tokio::time::sleep(STOP_LOOK).await;
             }
-        }
-    }
-
-    fn prefetch_one(&self, reference: BlobReference) {
-        let (fetcher, others) = (self.fetcher.clone(), self.others.clone());
-        self.runtime.spawn(async move {
-            if let Err(error) = fetcher.fetch(reference, &others).await {
-                tracing::warn!(digest = %reference.digest, %error, "a media file could not be fetched; it will be when it is asked for");
+        };
+        // A large file may take long: a process that is to stop does not wait for it.
+        self.runtime.block_on(async {
+            tokio::select! {
+                () = fetched => {}
+                () = stopped => {}
             }
         });
+    }
+
+    /// Media is not needed to apply its entry: what is missing is fetched beside. A database's file is in place.
+    fn prefetch(&self, records: &[Record], applied: Slot) {
+        for record in records.iter().filter(|record| record.slot <= applied) {
+            if let Some((Needed::Later, reference)) = blob_of(record)
+                && !self.blobs.contains(&reference.digest)
+            {
+                self.prefetcher.want(reference);
+            }
+        }
     }
 
     fn upkeep(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {
@@ -182,7 +189,8 @@ impl Applier {
         }
         // A deletion lets go of its blob only when it is durable; uploads that came to nothing are found by the clock.
         let deletion_is_durable = upkeep.deleted_at.is_some_and(|slot| slot <= upkeep.durable);
-        if deletion_is_durable || upkeep.swept.elapsed() >= self.grace.min(SWEEP_INTERVAL) {
+        let due = deletion_is_durable || upkeep.swept.elapsed() >= self.grace.min(SWEEP_INTERVAL);
+        if due && Instant::now() >= upkeep.sweep_after {
             self.sweep(upkeep)?;
         }
         Ok(())
@@ -194,11 +202,22 @@ impl Applier {
         Ok(())
     }
 
-    /// Drops blobs that nothing refers to: no media row of a database, and no entry that may be applied (again).
-    fn sweep(&self, upkeep: &mut Upkeep) -> Result<(), String> {
-        upkeep.swept = Instant::now();
+    /// Drops blobs that nothing refers to: no media row of a database, and no entry that may be applied (again), be it
+    /// here or by a member that is behind. Such a one cannot make a database without its file, and nobody else has it.
+    fn sweep(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {
+        let began = Instant::now();
+        upkeep.sweep_after = began + CHECKPOINT_INTERVAL;
+        // What was deleted lets go of its blob only when that is durable, however this sweep came about.
+        if self.engine.applied() > upkeep.durable {
+            self.checkpoint(upkeep)?;
+        }
+        let everywhere = self.applied_everywhere();
+        if !upkeep.images.find(&self.log, everywhere, upkeep.durable)? {
+            return Ok(());
+        }
+        upkeep.swept = began;
         upkeep.deleted_at = upkeep.deleted_at.filter(|slot| *slot > upkeep.durable);
-        let mut referenced: HashSet<Digest> = HashSet::new();
+        let mut referenced: HashSet<Digest> = upkeep.images.by_slot.values().copied().collect();
         self.engine
             .referenced_blobs(&mut |digest| {
                 referenced.insert(digest);
@@ -208,7 +227,7 @@ impl Applier {
         loop {
             let records = self.log.read(next, Slot(u64::MAX), CHUNK_BYTES).map_err(|error| error.to_string())?;
             let Some(last) = records.last().map(|record| record.slot) else { break };
-            referenced.extend(records.iter().filter_map(blob_of).map(|reference| reference.digest));
+            referenced.extend(records.iter().filter_map(blob_of).map(|(_, reference)| reference.digest));
             next = last.next();
         }
         let collected = self.blobs.collect(&|digest| referenced.contains(digest), self.grace, SystemTime::now());
@@ -223,7 +242,65 @@ impl Applier {
             Ok(_) => {}
             Err(error) => tracing::warn!(%error, "the blob store could not be swept"),
         }
+        upkeep.sweep_after = upkeep.sweep_after.max(began + began.elapsed() * SWEEP_PAUSE);
         Ok(())
+    }
+
+    /// Every other member has applied everything up to here, as far as they have said.
+    fn applied_everywhere(&self) -> Slot {
+        let status = Arc::clone(&self.status.borrow());
+        let others = self.others.iter().map(|id| {
+            let told = status.members.iter().find(|member| member.id == *id).and_then(|member| member.applied);
+            told.unwrap_or(Slot::ZERO)
+        });
+        others.min().unwrap_or(Slot(u64::MAX))
+    }
+}
+
+/// The files of databases that a stretch of the log names: what a member that is behind that stretch will ask for.
+#[derive(Debug, Default)]
+struct Images {
+    by_slot: BTreeMap<Slot, Digest>,
+    /// Everything above the first of these, up to the second, was looked through.
+    after: Slot,
+    upto: Slot,
+}
+
+impl Images {
+    /// Looks through what is above `after`, up to `upto`, but for what is known from before; false while there is more
+    /// to look through than one go allows.
+    fn find(&mut self, log: &impl Storage, after: Slot, upto: Slot) -> Result<bool, String> {
+        if after >= upto {
+            *self = Images { by_slot: BTreeMap::new(), after: upto, upto };
+            return Ok(true);
+        }
+        if after < self.after || after > self.upto {
+            // Something else than a continuation, such as a member that was last heard of from further on.
+            *self = Images { by_slot: BTreeMap::new(), after, upto: after };
+        }
+        self.by_slot = self.by_slot.split_off(&after.next());
+        self.after = after;
+        self.scan(log, upto)
+    }
+
+    fn scan(&mut self, log: &impl Storage, upto: Slot) -> Result<bool, String> {
+        let mut left = SCAN_BYTES;
+        while self.upto < upto {
+            if left == 0 {
+                return Ok(false);
+            }
+            let records = log.read(self.upto.next(), upto, CHUNK_BYTES).map_err(|error| error.to_string())?;
+            let Some(last) = records.last().map(|record| record.slot) else { break };
+            let bytes: usize = records.iter().map(|record| record.entry.size()).sum();
+            left = left.saturating_sub(bytes);
+            for record in &records {
+                if let Some((Needed::ToApply, reference)) = blob_of(record) {
+                    self.by_slot.insert(record.slot, reference.digest);
+                }
+            }
+            self.upto = last;
+        }
+        Ok(true)
     }
 }
 
@@ -236,10 +313,26 @@ fn entry(record: &Record) -> LogEntry<'_> {
     LogEntry { slot: record.slot, time_ms: stamp.time_ms, seed: stamp.seed, execution: stamp.execution, command }
 }
 
-fn blob_of(record: &Record) -> Option<BlobReference> {
+/// When a blob is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needed {
+    /// Before its entry can be applied.
+    ToApply,
+    /// When somebody asks for it.
+    Later,
+}
+
+fn blob_of(record: &Record) -> Option<(Needed, BlobReference)> {
     match &record.entry.payload {
         Payload::Noop => None,
-        Payload::Command(bytes) => command::decode(bytes).ok()?.keyed.operation.blob(),
+        Payload::Command(bytes) => {
+            let operation = command::decode(bytes).ok()?.keyed.operation;
+            let needed = match &operation {
+                d3b::Operation::Sql { .. } => Needed::Later,
+                d3b::Operation::Catalogue(_) => Needed::ToApply,
+            };
+            Some((needed, operation.blob()?))
+        }
     }
 }
 
@@ -266,4 +359,72 @@ fn describe(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use d3b::{CatalogueChange, DatabaseName, IdempotencyKey, InsertMode, KeyedOperation, Operation};
+    use d3b_engine::command::{Command, Origin};
+    use d3b_paxos::StorageError;
+    use d3b_paxos::types::{Ballot, Entry, Stamp};
+
+    use super::*;
+
+    /// A log in which every third slot uploads a database.
+    struct Uploads;
+
+    fn digest(slot: Slot) -> Digest {
+        Digest::of(&slot.0.to_le_bytes())
+    }
+
+    impl Storage for Uploads {
+        fn read(&self, from: Slot, upto: Slot, _: usize) -> Result<Vec<Record>, StorageError> {
+            let record = |slot: Slot| Record {
+                slot,
+                ballot: Ballot::ZERO,
+                entry: Entry { stamp: Stamp::default(), payload: payload(slot) },
+            };
+            Ok((from.0..=upto.0).take(4).map(|slot| record(Slot(slot))).collect())
+        }
+    }
+
+    fn payload(slot: Slot) -> Payload {
+        if !slot.0.is_multiple_of(3) {
+            return Payload::Noop;
+        }
+        let change = CatalogueChange::Upload {
+            name: DatabaseName::new("shop").unwrap(),
+            owner: String::new(),
+            file_id: d3b::FileId::new("shop.sqlite3").unwrap(),
+            blob: Some(BlobReference { digest: digest(slot), size: 8 }),
+            mode: InsertMode::Replace,
+        };
+        let keyed = KeyedOperation {
+            key: IdempotencyKey::new(slot.to_string()).unwrap(),
+            request: Digest::of(b""),
+            operation: Operation::Catalogue(change),
+        };
+        let origin = Origin { replica: ReplicaId(1), incarnation: 1, sequence: 1 };
+        Payload::Command(Bytes::from(command::encode(&Command { origin, keyed })))
+    }
+
+    #[track_caller]
+    fn check(images: &mut Images, after: u64, upto: u64, expected: &[u64]) {
+        assert!(images.find(&Uploads, Slot(after), Slot(upto)).unwrap());
+        assert_eq!(images.by_slot.keys().map(|slot| slot.0).collect::<Vec<_>>(), expected);
+        assert!(images.by_slot.iter().all(|(slot, found)| *found == digest(*slot)));
+    }
+
+    #[test]
+    fn what_a_member_that_is_behind_will_ask_for_is_known() {
+        let mut images = Images::default();
+        check(&mut images, 0, 10, &[3, 6, 9]);
+        check(&mut images, 0, 12, &[3, 6, 9, 12]);
+        check(&mut images, 6, 12, &[9, 12]);
+        check(&mut images, 20, 12, &[]);
+        check(&mut images, 15, 20, &[18]);
+        check(&mut images, 7, 20, &[9, 12, 15, 18]);
+        check(&mut images, u64::MAX, 20, &[]);
+    }
 }

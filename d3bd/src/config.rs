@@ -1,6 +1,7 @@
 //! Settings: flag, then environment, then file, then default; each value remembers where it came from.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -59,6 +60,13 @@ pub struct Flags {
     pub insecure: bool,
 }
 
+/// What the names of our environment variables begin with.
+pub(crate) const VARIABLE: &str = "D3BD_";
+/// The longest duration that a setting takes: beyond it there is only overflow.
+const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// The shortest grace period: a file must outlive the way from its acknowledgement into the log.
+const GRACE_MIN: Duration = Duration::from_secs(1);
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -111,6 +119,12 @@ pub enum ConfigError {
         name: String,
         /// The closest one that exists.
         suggestion: Option<String>,
+    },
+    /// An environment variable of ours whose value is not text.
+    #[error("the environment variable {name} is not UTF-8")]
+    NotText {
+        /// The variable.
+        name: String,
     },
     /// A value that makes no sense.
     #[error("{key} = {value:?} ({source_of_value}): {problem}")]
@@ -215,6 +229,22 @@ pub struct Settings {
     pub log_level: String,
 }
 
+/// The variables that are ours, among all of them. What others are made of is none of our business, be it text or not.
+///
+/// # Errors
+/// One of ours is not text.
+pub fn environment(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<BTreeMap<String, String>, ConfigError> {
+    let named = variables.map(|(name, value)| (name.to_string_lossy().into_owned(), value));
+    let ours = named.filter(|(name, _)| name.starts_with(VARIABLE));
+    ours.map(|(name, value)| match value.into_string() {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(ConfigError::NotText { name }),
+    })
+    .collect()
+}
+
 /// The values that were found, by key.
 #[derive(Debug, Clone)]
 pub struct Merged {
@@ -234,7 +264,7 @@ impl Merged {
                 values.insert(key, (value, Source::File(path.clone())));
             }
         }
-        for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("D3BD_") && *name != "D3BD_CONFIG")
+        for (name, value) in environment.iter().filter(|(name, _)| name.starts_with(VARIABLE) && *name != "D3BD_CONFIG")
         {
             let Some(setting) = SETTINGS.iter().find(|setting| setting.variable() == *name) else {
                 let suggestion = SETTINGS.iter().map(Setting::variable).find(|known| known.ends_with(last_word(name)));
@@ -290,7 +320,7 @@ impl Merged {
             heartbeat: self.parse("paxos.heartbeat", parse_duration)?,
             election_timeout: self.parse("paxos.election_timeout", parse_duration)?,
             upload_max: self.parse("limits.upload_max", parse_size)?,
-            blob_grace: self.parse("blobs.grace", parse_duration)?,
+            blob_grace: self.parse("blobs.grace", parse_grace)?,
             log_level: self.parse("log.level", check_filter)?,
         };
         check(&settings, self.parse("security.insecure", str::parse::<bool>)?)?;
@@ -498,8 +528,13 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     text.parse::<jiff::SignedDuration>()
         .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| "must be a duration above zero, such as 50ms, 2s or 15min".to_owned())
+        .filter(|duration| !duration.is_zero() && *duration <= DURATION_MAX)
+        .ok_or_else(|| "must be a duration above zero and up to 366 days, such as 50ms, 2s or 15min".to_owned())
+}
+
+fn parse_grace(text: &str) -> Result<Duration, String> {
+    let grace = parse_duration(text)?;
+    if grace < GRACE_MIN { Err(format!("must be at least {GRACE_MIN:?}")) } else { Ok(grace) }
 }
 
 /// A number of bytes, with `KiB`, `MiB`, `GiB` or `TiB` behind it, or without.
@@ -631,6 +666,25 @@ mod tests {
         check_error(merge(flags("1", "1=127.0.0.1"), &[]), "must be HOST:PORT");
         check_error(merge(Flags::default(), &[("D3BD_PAXOS_HEARTBEAT", "fast")]), "must be a duration");
         check_error(merge(Flags::default(), &[("D3BD_LIMITS_UPLOAD_MAX", "many")]), "must be a number of bytes");
+    }
+
+    #[test]
+    fn durations_that_would_overflow_are_refused() {
+        for key in ["D3BD_PAXOS_HEARTBEAT", "D3BD_PAXOS_ELECTION_TIMEOUT", "D3BD_BLOBS_GRACE"] {
+            check_error(merge(Flags::default(), &[(key, "2500000000000000h")]), "up to 366 days");
+        }
+        check_error(merge(Flags::default(), &[("D3BD_BLOBS_GRACE", "10ms")]), "at least 1s");
+    }
+
+    #[test]
+    fn the_environment_may_hold_anything_under_the_names_of_others() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let junk = || OsString::from_vec(vec![0xff]);
+        let variables = |name: &str| [(junk(), junk()), ("D3BD_REPLICA_ID".into(), "2".into()), (name.into(), junk())];
+        let found = environment(variables("LANG").into_iter()).unwrap();
+        assert_eq!(found, BTreeMap::from([("D3BD_REPLICA_ID".to_owned(), "2".to_owned())]));
+        let error = environment(variables("D3BD_LOG_LEVEL").into_iter()).unwrap_err();
+        assert_eq!(error.to_string(), "the environment variable D3BD_LOG_LEVEL is not UTF-8");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use serde_json::json;
 /// How long the replicas may take to be ready.
 const READY_MAX: Duration = Duration::from_secs(30);
 /// How long a replica may take to stop when it is asked to.
-const STOP_MAX: Duration = Duration::from_secs(8);
+const STOP_MAX: Duration = Duration::from_secs(10);
 /// How often a wait looks again.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -84,16 +84,20 @@ impl Drop for Process {
 pub fn run(arguments: &DemoArguments) -> Result<(), DemoError> {
     let interrupted = catch_interrupts()?;
     let directory = tempfile::Builder::new().prefix("d3b-demo-").tempdir().map_err(system("make a directory"))?;
-    eprintln!("starting {} replicas on loopback in {}", arguments.replicas, directory.path().display());
+    say(&format!("starting {} replicas on loopback in {}", arguments.replicas, directory.path().display()));
     let mut processes = start(arguments.replicas, directory.path())?;
     let result = play(arguments, directory.path(), &mut processes, interrupted);
-    eprintln!("\nstopping");
+    say("\nstopping");
     stop(processes);
-    directory.close().map_err(system("remove the directory"))?;
-    result
+    result.and(directory.close().map_err(system("remove the directory")))
 }
 
-/// Ctrl-C and SIGTERM set a flag, so that everything is cleaned up whenever they come.
+/// Tells how it goes. Where nobody can hear it any more, there is still a cluster to stop and a directory to remove.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Ctrl-C, SIGTERM and a terminal that is closed set a flag, so that everything is cleaned up whenever they come.
 fn catch_interrupts() -> Result<&'static AtomicBool, DemoError> {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
     let runtime =
@@ -102,8 +106,12 @@ fn catch_interrupts() -> Result<&'static AtomicBool, DemoError> {
     std::thread::spawn(move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let signals = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
-            let (mut interrupt, mut terminate) = match signals {
+            let catch = || {
+                let [interrupt, terminate, hang_up] =
+                    [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+                std::io::Result::Ok((interrupt?, terminate?, hang_up?))
+            };
+            let (mut interrupt, mut terminate, mut hang_up) = match catch() {
                 Ok(signals) => signals,
                 Err(error) => return drop(installed.send(Err(error))),
             };
@@ -111,6 +119,7 @@ fn catch_interrupts() -> Result<&'static AtomicBool, DemoError> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hang_up.recv() => {}
             }
             INTERRUPTED.store(true, Ordering::Release);
         });
@@ -137,11 +146,16 @@ fn start(count: u32, directory: &Path) -> Result<Vec<Process>, DemoError> {
     let replicas: Vec<String> = peer.iter().zip(1..).map(|(port, id)| format!("{id}=127.0.0.1:{port}")).collect();
     let replicas = replicas.join(",");
     let program = std::env::current_exe().map_err(system("find this program"))?;
+    // Settings of this machine, in its environment or in a file, are not for the demonstration.
+    let settings = directory.join("d3b.toml");
+    File::create(&settings).map_err(system("write a file"))?;
     let mut processes = Vec::new();
     for (id, (http, peer)) in (1..).zip(http.iter().zip(peer)) {
         let log = File::create(log_path(directory, id)).map_err(system("write a log"))?;
         let mut command = Command::new(&program);
         command
+            .arg("--config")
+            .arg(&settings)
             .args(["--id", &id.to_string(), "--replicas", &replicas])
             .args(["--listen", &format!("127.0.0.1:{http}"), "--peer-listen", &format!("127.0.0.1:{peer}")])
             .arg("--data-dir")
@@ -150,8 +164,10 @@ fn start(count: u32, directory: &Path) -> Result<Vec<Process>, DemoError> {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("D3BD_") || name == "NOTIFY_SOCKET") {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with(crate::config::VARIABLE) || name == "NOTIFY_SOCKET" {
+                command.env_remove(name);
+            }
         }
         separate(&mut command);
         let child = command.spawn().map_err(system("start a replica"))?;
@@ -165,15 +181,18 @@ fn separate(command: &mut Command) {
     use std::os::unix::process::CommandExt as _;
     command.process_group(0);
     #[cfg(target_os = "linux")]
-    // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
-    unsafe {
-        command.pre_exec(|| {
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) == 0 {
-                Ok(())
-            } else {
-                Err(std::io::Error::last_os_error())
-            }
-        });
+    {
+        let demo = std::process::id().cast_signed();
+        // SAFETY: prctl and getppid are async-signal-safe and touch nothing of the parent.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                // It may have died before it was asked for.
+                if libc::getppid() == demo { Ok(()) } else { Err(std::io::ErrorKind::NotFound.into()) }
+            });
+        }
     }
 }
 
@@ -195,14 +214,19 @@ fn play(
 ) -> Result<(), DemoError> {
     let Some(leader) = wait_until_ready(directory, processes, interrupted)? else { return Ok(()) };
     fill(&endpoint(&processes[0]))?;
-    println!("{}", explain(directory, processes, leader));
-    std::io::stdout().flush().map_err(system("write"))?;
+    let mut out = std::io::stdout();
+    match writeln!(out, "{}", explain(directory, processes, leader)).and_then(|()| out.flush()) {
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+        result => result.map_err(system("write"))?,
+    }
     let mut noticed = vec![false; processes.len()];
     while !arguments.once && !interrupted.load(Ordering::Acquire) {
         for (process, noticed) in processes.iter_mut().zip(&mut noticed) {
             if !*noticed && let Ok(Some(status)) = process.child.try_wait() {
                 *noticed = true;
-                eprintln!("replica {} has ended ({status}); a majority of the others goes on without it", process.id);
+                let id = process.id;
+                say(&format!("replica {id} has ended ({status}); a majority of the others goes on without it"));
             }
         }
         std::thread::sleep(LOOK);

@@ -1,37 +1,46 @@
 //! What the HTTP routes and the schema service see of the daemon: requests in the vocabulary of the `d3b` crate, and
 //! nothing of ballots, SQLite or sockets.
 
-use std::collections::HashMap;
+mod upload;
+mod waiting;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use d3b::api::{
     ClusterInfo, DatabaseInfo, DatabaseList, LogEntry, LogPage, MediaInfo, MediaList, ReplicaInfo, RequestOutcome,
     Schema, Version,
 };
 use d3b::operation::KeyedOperation;
 use d3b::{
-    Answer, BlobReference, Code, DatabaseName, Digest, FileId, IdempotencyKey, Operation, Outcome, Problem, Rejection,
-    ReplicaId, RowSink, Slot, Statement,
+    Answer, BlobReference, CatalogueChange, Code, DatabaseName, Digest, FileId, IdempotencyKey, MediaChange, Operation,
+    Problem, Rejection, ReplicaId, RowSink, Slot, Statement,
 };
 use d3b_engine::command::{Command, Origin};
 use d3b_engine::reader::{Kind, Readers};
 use d3b_paxos::types::Ticks;
 use futures_util::Stream;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::driver::{DriverStatus, Event, Phase, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest};
 use crate::log::LogReader;
-use crate::media::{BlobStore, BlobWriter, Fetcher};
+use crate::media::{BlobStore, Fetcher, Kept};
 use crate::peer::Peers;
+
+pub use upload::BlobUpload;
+pub(crate) use waiting::Waiting;
 
 /// How many reads may run in SQLite at once; later ones wait for their turn until their deadline.
 const CONCURRENT_READS_MAX: usize = 64;
-/// Bytes of an upload that are hashed and written in one go.
-const UPLOAD_PIECE: usize = 1 << 20;
+/// How many of them may be for streamed results: these wait for their clients, who must not keep all others waiting.
+const CONCURRENT_STREAMS_MAX: usize = 32;
+/// How long a streamed read waits for its turn.
+const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+/// How many files may be taken in at once.
+const UPLOADS_MAX: usize = 512;
 
 /// How fresh a read must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,32 +103,6 @@ pub enum Executed<S> {
     Write(WriteAnswer),
 }
 
-/// Answers of the driver on their way to the tasks that wait for them.
-#[derive(Debug, Default)]
-pub(crate) struct Waiting {
-    writes: Mutex<HashMap<Ticket, oneshot::Sender<Result<(Slot, Outcome), WriteFailure>>>>,
-    reads: Mutex<HashMap<Ticket, oneshot::Sender<Result<Slot, Unavailable>>>>,
-}
-
-impl Waiting {
-    /// Wakes the task that waits for a write.
-    pub(crate) fn write_done(&self, ticket: Ticket, result: Result<(Slot, Outcome), WriteFailure>) {
-        let waiter = self.writes.lock().expect("no panic while held").remove(&ticket);
-        if let Some(waiter) = waiter {
-            // The client may have gone away; the outcome stands in the database all the same.
-            let _ = waiter.send(result);
-        }
-    }
-
-    /// Wakes the task that waits for a read index.
-    pub(crate) fn read_done(&self, ticket: Ticket, result: Result<Slot, Unavailable>) {
-        let waiter = self.reads.lock().expect("no panic while held").remove(&ticket);
-        if let Some(waiter) = waiter {
-            let _ = waiter.send(result);
-        }
-    }
-}
-
 /// The parts that a handle connects.
 pub(crate) struct Parts {
     pub(crate) replica: ReplicaId,
@@ -142,6 +125,8 @@ struct Inner {
     parts: Parts,
     next_ticket: AtomicU64,
     reads: Semaphore,
+    streams: Semaphore,
+    uploads: Arc<Semaphore>,
 }
 
 /// A cheap, shared way to the daemon.
@@ -153,8 +138,11 @@ pub struct Handle {
 impl Handle {
     /// Connects the parts.
     pub(crate) fn new(parts: Parts) -> Handle {
-        let reads = Semaphore::new(CONCURRENT_READS_MAX);
-        Handle { inner: Arc::new(Inner { parts, next_ticket: AtomicU64::new(1), reads }) }
+        // Every process counts from a number of its own: peers may still answer what the one before was told to ask.
+        let next_ticket = AtomicU64::new(parts.incarnation >> 1);
+        let (reads, streams) = (Semaphore::new(CONCURRENT_READS_MAX), Semaphore::new(CONCURRENT_STREAMS_MAX));
+        let uploads = Arc::new(Semaphore::new(UPLOADS_MAX));
+        Handle { inner: Arc::new(Inner { parts, next_ticket, reads, streams, uploads }) }
     }
 
     /// Which replica answers.
@@ -259,6 +247,10 @@ impl Handle {
         options: ReadOptions,
         mut sink: S,
     ) -> Result<(S, Slot), Problem> {
+        let _stream = match options.result_bytes_max {
+            Some(_) => None,
+            None => Some(self.place_for_stream(options.deadline).await?),
+        };
         self.on_readers(options, move |readers| {
             let slot = readers
                 .query(&db, &statement, options.deadline, options.result_bytes_max, &mut sink)
@@ -266,6 +258,14 @@ impl Handle {
             Ok((sink, slot))
         })
         .await
+    }
+
+    async fn place_for_stream(&self, deadline: Instant) -> Result<tokio::sync::SemaphorePermit<'_>, Problem> {
+        let deadline = tokio::time::Instant::from_std(deadline.min(Instant::now() + STREAM_PATIENCE));
+        let place = tokio::time::timeout_at(deadline, self.inner.streams.acquire()).await;
+        place
+            .map_err(|_| Problem::new(Code::Overloaded, "too many streamed reads are running"))
+            .map(|place| place.expect("the semaphore is never closed"))
     }
 
     /// Brings this replica up to date as the options ask, then runs `work` on a thread that may block.
@@ -335,17 +335,9 @@ impl Handle {
     /// `no-quorum`, `not-ready` or `overloaded`.
     pub async fn read_index(&self, deadline: Instant) -> Result<Slot, Problem> {
         let ticket = self.ticket();
-        let (sender, receiver) = oneshot::channel();
-        self.parts().waiting.reads.lock().expect("no panic while held").insert(ticket, sender);
-        let request = ReadRequest { ticket, deadline: self.ticks(deadline) };
-        if let Err(problem) = self.send(Event::Read(request)) {
-            self.parts().waiting.reads.lock().expect("no panic while held").remove(&ticket);
-            return Err(problem);
-        }
-        match receiver.await {
-            Ok(result) => result.map_err(unavailable),
-            Err(_) => Err(stopping()),
-        }
+        let answer = self.parts().waiting.expect_read(ticket);
+        self.send(Event::Read(ReadRequest { ticket, deadline: self.ticks(deadline) }))?;
+        answer.await.map_or_else(|| Err(stopping()), |result| result.map_err(unavailable))
     }
 
     fn send(&self, event: Event) -> Result<(), Problem> {
@@ -364,25 +356,51 @@ impl Handle {
         let db = operation.database();
         let retry = options.key.is_some();
         let key = options.key.unwrap_or_else(fresh_key);
-        let blob = operation.blob();
+        let (blob, need) = (operation.blob(), need(&operation));
         let ticket = self.ticket();
         let parts = self.parts();
         let origin = Origin { replica: parts.replica, incarnation: parts.incarnation, sequence: ticket.0 };
         let keyed = KeyedOperation { key: key.clone(), request: options.request, operation };
         let command = Bytes::from(d3b_engine::command::encode(&Command { origin, keyed }));
-        let (sender, receiver) = oneshot::channel();
-        parts.waiting.writes.lock().expect("no panic while held").insert(ticket, sender);
+        self.check_room(need, command.len())?;
+        let kept = blob.map(|blob| self.keep_blob(&blob)).transpose()?;
+        let answer = parts.waiting.expect_write(ticket, kept);
         let request = WriteRequest { ticket, command, blob, retry, deadline: self.ticks(options.deadline) };
         if let Err(problem) = self.send(Event::Write(request)) {
-            parts.waiting.writes.lock().expect("no panic while held").remove(&ticket);
+            parts.waiting.forget_write(ticket);
             return Err(problem);
         }
-        match receiver.await {
+        match answer.await {
             Ok(Ok((slot, Ok(answer)))) => Ok(WriteAnswer { answer, slot, key }),
             Ok(Ok((_, Err(rejection)))) => Err(about(&db, rejection)),
             Ok(Err(failure)) => Err(write_failure(failure, &db, &key)),
             // The process is stopping with the write under way.
             Err(_) => Err(write_failure(WriteFailure::OutcomeUnknown, &db, &key)),
+        }
+    }
+
+    /// A full disk is noticed before anything is proposed: the log could only stop this replica.
+    fn check_room(&self, need: Need, command_bytes: usize) -> Result<(), Problem> {
+        let room = self.parts().blobs.room().and_then(|room| match need {
+            Need::Deletion => room.for_deletion(),
+            Need::Command => room.for_command(command_bytes as u64),
+            Need::File(bytes) => room.for_file(bytes),
+        });
+        room.map_err(io_problem)
+    }
+
+    /// Keeps a file that was taken in from being collected, however long its operation takes to come about.
+    ///
+    /// # Errors
+    /// `not-ready` if that has happened already.
+    pub(crate) fn keep_blob(&self, blob: &BlobReference) -> Result<Kept, Problem> {
+        let blobs = &self.parts().blobs;
+        let kept = blobs.keep(&blob.digest);
+        if blobs.contains(&blob.digest) {
+            Ok(kept)
+        } else {
+            Err(Problem::new(Code::NotReady, "the file was kept for its grace period, and no longer")
+                .with_hint("send it again"))
         }
     }
 
@@ -478,11 +496,13 @@ impl Handle {
     /// Begins to take in a file's bytes.
     ///
     /// # Errors
-    /// `disk-full` or `internal`.
+    /// `overloaded`, `disk-full` or `internal`.
     pub async fn begin_blob(&self, size_max: u64) -> Result<BlobUpload, Problem> {
+        let place = Arc::clone(&self.inner.uploads).try_acquire_owned();
+        let place = place.map_err(|_| Problem::new(Code::Overloaded, "too many files are being taken in"))?;
         let blobs = self.parts().blobs.clone();
         let writer = blocking(move || blobs.writer(size_max)).await?.map_err(io_problem)?;
-        Ok(BlobUpload { state: UploadState::Idle(writer), piece: BytesMut::new() })
+        Ok(BlobUpload::new(writer, place))
     }
 
     /// The path of a blob that is on this replica's disk.
@@ -530,8 +550,11 @@ impl Handle {
     }
 
     fn other_replicas(&self) -> Vec<ReplicaId> {
-        let status = self.parts().status.borrow();
-        status.members.iter().map(|member| member.id).filter(|id| *id != self.replica()).collect()
+        let status = Arc::clone(&self.parts().status.borrow());
+        let mut others: Vec<_> = status.members.iter().filter(|member| member.id != self.replica()).collect();
+        // One that does not answer costs its timeout.
+        others.sort_by_key(|member| !member.reachable);
+        others.into_iter().map(|member| member.id).collect()
     }
 
     /// A consistent copy of a database, without d3b's own tables.
@@ -539,8 +562,11 @@ impl Handle {
     /// # Errors
     /// `db-not-found`, `disk-full`, or why the group cannot answer.
     pub async fn export(&self, db: DatabaseName, options: ReadOptions) -> Result<ExportedFile, Problem> {
-        let directory = self.parts().blobs.temporary_directory().to_owned();
+        let blobs = self.parts().blobs.clone();
         self.on_readers(options, move |readers| {
+            let size = readers.database(&db).map_err(|rejection| about(&db, rejection))?.size;
+            blobs.room().and_then(|room| room.for_file(size)).map_err(io_problem)?;
+            let directory = blobs.temporary_directory();
             let copy = tempfile::Builder::new().prefix("export-").tempfile_in(directory).map_err(io_problem)?;
             let slot = readers.applied();
             readers.export(&db, copy.path(), options.deadline).map_err(|rejection| about(&db, rejection))?;
@@ -660,67 +686,34 @@ pub struct ExportedFile {
     pub slot: Slot,
 }
 
-/// A file that is being taken in. Dropped before [`BlobUpload::finish`], it leaves nothing behind.
-#[derive(Debug)]
-pub struct BlobUpload {
-    state: UploadState,
-    piece: BytesMut,
-}
-
-/// While one piece is hashed and written on a thread that may block, the next one is received.
-#[derive(Debug)]
-enum UploadState {
-    Idle(BlobWriter),
-    Writing(tokio::task::JoinHandle<std::io::Result<BlobWriter>>),
-    Failed,
-}
-
-impl BlobUpload {
-    /// Takes the next bytes.
-    ///
-    /// # Errors
-    /// `too-large` past the bound that was given, `disk-full`, `internal`.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Problem> {
-        self.piece.extend_from_slice(&bytes);
-        if self.piece.len() >= UPLOAD_PIECE { self.flush().await } else { Ok(()) }
-    }
-
-    async fn writer(&mut self) -> Result<BlobWriter, Problem> {
-        match std::mem::replace(&mut self.state, UploadState::Failed) {
-            UploadState::Idle(writer) => Ok(writer),
-            UploadState::Writing(task) => match task.await {
-                Ok(writer) => writer.map_err(io_problem),
-                Err(panic) => Err(Problem::new(Code::Internal, panic.to_string())),
-            },
-            UploadState::Failed => Err(Problem::new(Code::Internal, "the upload has failed before")),
-        }
-    }
-
-    async fn flush(&mut self) -> Result<(), Problem> {
-        let mut writer = self.writer().await?;
-        let piece = self.piece.split().freeze();
-        self.state = UploadState::Writing(tokio::task::spawn_blocking(move || {
-            writer.write(&piece)?;
-            Ok(writer)
-        }));
-        Ok(())
-    }
-
-    /// Makes the file durable and gives it its name, the digest. From here on it is kept for a grace period, and as
-    /// long as anything refers to it.
-    ///
-    /// # Errors
-    /// `disk-full`, `internal`.
-    pub async fn finish(mut self) -> Result<BlobReference, Problem> {
-        self.flush().await?;
-        let writer = self.writer().await?;
-        blocking(move || writer.finish()).await?.map_err(io_problem)
-    }
-}
-
 /// Runs work that may block on a thread that may.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.map_err(|panic| Problem::new(Code::Internal, panic.to_string()))
+}
+
+/// What an operation needs of the disk.
+#[derive(Debug, Clone, Copy)]
+enum Need {
+    /// It makes room.
+    Deletion,
+    /// As much as its command takes.
+    Command,
+    /// A copy of a file of so many bytes.
+    File(u64),
+}
+
+fn need(operation: &Operation) -> Need {
+    match operation {
+        Operation::Sql { media, .. } => match media {
+            Some(MediaChange::Delete { .. }) => Need::Deletion,
+            Some(MediaChange::Upload { .. }) | None => Need::Command,
+        },
+        Operation::Catalogue(change) => match change {
+            CatalogueChange::Delete { .. } | CatalogueChange::RawDelete { .. } => Need::Deletion,
+            CatalogueChange::Upload { blob, .. } => blob.map_or(Need::Command, |blob| Need::File(blob.size)),
+            CatalogueChange::RawUpload { blob, .. } => Need::File(blob.size),
+        },
+    }
 }
 
 /// A key for a request that came without one.

@@ -17,6 +17,10 @@ use crate::time::rfc3339;
 const READ_BYTES: usize = 4 << 20;
 /// How many records a filtered listing looks at before it gives back what it has.
 const SCANNED_MAX: u64 = 100_000;
+/// How many records are looked at together when the newest are sought.
+const WINDOW: u64 = 16;
+/// About how many bytes of SQL a page holds.
+const PAGE_BYTES: usize = 8 << 20;
 
 /// Entries in order of slots: from `from` up, or the newest `limit`.
 ///
@@ -36,19 +40,21 @@ pub fn page(
     {
         return Err(compacted(from, status));
     }
-    let last = log.last();
-    match (from, db) {
-        (None, Some(_)) => newest_of_database(log, readers, status, limit, db, &mut page)?,
-        (from, db) => {
-            let newest = Slot((last.0 + 1).saturating_sub(limit)).max(status.base);
-            let mut next = from.unwrap_or(newest);
-            let end = Slot(next.0.saturating_add(SCANNED_MAX)).min(last);
-            while next <= end && (page.entries.len() as u64) < limit {
+    match from {
+        None => newest(log, readers, status, limit, db, &mut page)?,
+        Some(from) => {
+            let mut next = from;
+            let end = Slot(next.0.saturating_add(SCANNED_MAX)).min(log.last());
+            let mut room = Room::new(limit);
+            'page: while next <= end {
                 let records = read(log, next, end)?;
                 let Some(read_to) = records.last().map(|record| record.slot) else { break };
-                let entries = records.iter().map(|record| describe(record, readers, status));
-                let wanted = entries.filter(|entry| concerns(entry, db));
-                page.entries.extend(wanted.take(usize::try_from(limit).unwrap_or(usize::MAX) - page.entries.len()));
+                for entry in describe_wanted(&records, readers, status, db) {
+                    if !room.take(&entry) {
+                        break 'page;
+                    }
+                    page.entries.push(entry);
+                }
                 next = read_to.next();
             }
         }
@@ -56,8 +62,43 @@ pub fn page(
     Ok(page)
 }
 
-/// The newest entries of one database: found by walking back in windows.
-fn newest_of_database(
+/// How much a page may still hold: so many entries, and so many bytes, but one entry in any case. Whoever wants more
+/// asks for the next page.
+struct Room {
+    entries: u64,
+    bytes: usize,
+    empty: bool,
+}
+
+impl Room {
+    fn new(entries: u64) -> Room {
+        Room { entries, bytes: PAGE_BYTES, empty: true }
+    }
+
+    fn take(&mut self, entry: &LogEntry) -> bool {
+        let bytes = 512 + entry.sql.iter().map(|sql| sql.len() + 3).sum::<usize>();
+        if self.entries == 0 || (bytes > self.bytes && !self.empty) {
+            return false;
+        }
+        self.empty = false;
+        self.entries -= 1;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        true
+    }
+}
+
+fn describe_wanted<'a>(
+    records: &'a [Record],
+    readers: &'a Readers,
+    status: &'a DriverStatus,
+    db: Option<&'a DatabaseName>,
+) -> impl DoubleEndedIterator<Item = LogEntry> + 'a {
+    let wanted = move |record: &&Record| db.is_none_or(|db| database_of(record).as_deref() == Some(db.as_str()));
+    records.iter().filter(wanted).map(|record| describe(record, readers, status))
+}
+
+/// The newest entries, found by walking back in windows.
+fn newest(
     log: &LogReader,
     readers: &Readers,
     status: &DriverStatus,
@@ -65,33 +106,37 @@ fn newest_of_database(
     db: Option<&DatabaseName>,
     page: &mut LogPage,
 ) -> Result<(), Problem> {
-    const WINDOW: u64 = 1_000;
     let last = log.last();
     let oldest = Slot(last.0.saturating_sub(SCANNED_MAX)).max(status.base);
     let mut end = last;
+    let mut room = Room::new(limit);
     let mut found: Vec<LogEntry> = Vec::new();
-    while end >= oldest && end > Slot::ZERO && (found.len() as u64) < limit {
+    'walk: while end >= oldest && end > Slot::ZERO && room.entries > 0 {
         let start = Slot((end.0 + 1).saturating_sub(WINDOW)).max(oldest);
         let mut window = Vec::new();
         let mut next = start;
         while next <= end {
             let records = read(log, next, end)?;
             let Some(read_to) = records.last().map(|record| record.slot) else { break };
-            let entries = records.iter().map(|record| describe(record, readers, status));
-            window.extend(entries.filter(|entry| concerns(entry, db)));
+            window.extend(records);
             next = read_to.next();
         }
-        found.extend(window.into_iter().rev());
+        for entry in describe_wanted(&window, readers, status, db).rev() {
+            if !room.take(&entry) {
+                break 'walk;
+            }
+            found.push(entry);
+        }
         end = start.previous();
     }
-    found.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     found.reverse();
     page.entries = found;
     Ok(())
 }
 
-fn concerns(entry: &LogEntry, db: Option<&DatabaseName>) -> bool {
-    db.is_none_or(|db| entry.db.as_deref() == Some(db.as_str()))
+/// The database that an entry names.
+fn database_of(record: &Record) -> Option<String> {
+    describe_record(record).db
 }
 
 fn read(log: &LogReader, from: Slot, upto: Slot) -> Result<Vec<Record>, Problem> {

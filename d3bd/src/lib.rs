@@ -9,6 +9,7 @@ mod applier;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod disk;
 pub mod driver;
 pub mod handle;
 pub mod http;

@@ -1,12 +1,11 @@
 //! `d3bd`: parses, validates, runs; maps errors to exit codes.
 
-use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use d3bd::cli::{Cli, Command, LogArguments};
-use d3bd::config::{ConfigError, Merged, Settings};
+use d3bd::config::{ConfigError, Merged, Settings, environment};
 use d3bd::{demo, offline, run};
 
 /// Bad flags, environment or file.
@@ -49,9 +48,8 @@ fn failure(error: &dyn std::error::Error) -> Failure {
 }
 
 fn settings(flags: &d3bd::config::Flags) -> Result<(Merged, Settings), Failure> {
-    let environment: BTreeMap<String, String> = std::env::vars().collect();
     let wrong = |error: ConfigError| (EXIT_USAGE, failure(&error).1);
-    let merged = Merged::collect(flags, &environment).map_err(wrong)?;
+    let merged = environment(std::env::vars_os()).and_then(|found| Merged::collect(flags, &found)).map_err(wrong)?;
     let settings = merged.settings().map_err(wrong)?;
     Ok((merged, settings))
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -23,7 +23,7 @@ use crate::config::Settings;
 use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Start};
 use crate::handle::{Handle, Parts, Waiting};
 use crate::log::{self, Log, LogError, LogReader};
-use crate::media::{self, BlobStore, Fetcher};
+use crate::media::{self, BlobStore, Fetcher, Prefetcher};
 use crate::peer::{self, PeerConfig, PeerEvent, Peers};
 
 /// How many events may wait for the driver; beyond that clients are told to come back, and peers' messages are dropped.
@@ -33,7 +33,9 @@ const BURST_MAX: usize = 1_024;
 /// The driver looks up at least so often, to see whether it is to stop.
 const LOOK_UP: Duration = Duration::from_millis(100);
 /// How long a stopping replica waits for another one to take over the leadership.
-const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+const HAND_OVER_MAX: Duration = Duration::from_secs(2);
+/// How long it waits before it asks once more.
+const HAND_OVER_AGAIN: Duration = Duration::from_millis(400);
 /// How long a stopping replica waits for requests under way.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Log time keeps within this of the majority's clocks.
@@ -145,7 +147,7 @@ fn random_u64() -> Result<u64, RunError> {
 /// # Errors
 /// It could not start, or stopped itself.
 pub fn run(settings: &Settings) -> Result<(), RunError> {
-    std::fs::create_dir_all(&settings.data_dir)
+    make_directory(&settings.data_dir)
         .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?;
     let (events, inbox) = sync_channel(EVENTS_MAX);
     let stop = Arc::new(Stop::default());
@@ -153,6 +155,9 @@ pub fn run(settings: &Settings) -> Result<(), RunError> {
     let directory = settings.data_dir.join("databases");
     let engine = Engine::open(&directory, d3b_engine::Options::default())?;
     let blobs = BlobStore::open(&settings.data_dir.join("blobs")).map_err(RunError::Blobs)?;
+    // The directories of databases and blobs were made in it.
+    sync_directory(&settings.data_dir)
+        .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?;
     let http = listen("HTTP", settings.listen)?;
     let peers = listen("peers", settings.peer_listen)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -164,6 +169,24 @@ pub fn run(settings: &Settings) -> Result<(), RunError> {
     let result = replica.start(&runtime);
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// Makes a directory and those above it that are missing, so that they are there after a power cut: what is synced in a
+/// directory is lost with it.
+fn make_directory(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_directory(parent)?;
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists || !path.is_dir() => Err(error),
+        Ok(()) | Err(_) => sync_directory(parent),
+    }
+}
+
+fn sync_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
 }
 
 fn open_log(settings: &Settings, events: &SyncSender<Event>, stop: &Arc<Stop>) -> Result<log::Opened, RunError> {
@@ -211,7 +234,7 @@ impl Assembly<'_> {
                 key: settings.cluster_key.clone(),
                 http_address: format!("http://{http_address}"),
                 cluster: cluster_watch,
-                on_stream: blob_streams(&blobs, runtime.handle()),
+                on_stream: blob_streams(&blobs),
             },
             peer_events(&events),
             runtime.handle(),
@@ -233,18 +256,21 @@ impl Assembly<'_> {
         let incarnation = random_u64()?;
         let waiting = Arc::new(Waiting::default());
         let readers = engine.readers();
+        let others: Vec<ReplicaId> = settings.replicas.keys().copied().filter(|id| *id != settings.id).collect();
         let applier = Applier {
             engine,
             log: reader.clone(),
             blobs: blobs.clone(),
             fetcher: fetcher.clone(),
+            prefetcher: Prefetcher::start(fetcher.clone(), others.clone(), runtime.handle()),
             runtime: runtime.handle().clone(),
             replica: settings.id,
-            others: settings.replicas.keys().copied().filter(|id| *id != settings.id).collect(),
+            others,
             incarnation,
             grace: settings.blob_grace,
             applied,
             events: events.clone(),
+            status: status_watch.clone(),
             stop: Arc::clone(&stop),
         };
         let (ranges, applier_thread) =
@@ -330,12 +356,9 @@ fn peer_events(events: &SyncSender<Event>) -> peer::OnEvent {
 }
 
 /// What a peer fetches comes from the blob store.
-fn blob_streams(
-    blobs: &BlobStore,
-    runtime: &tokio::runtime::Handle,
-) -> Arc<dyn Fn(tokio::net::TcpStream) + Send + Sync> {
-    let (blobs, runtime) = (blobs.clone(), runtime.clone());
-    Arc::new(move |stream| drop(runtime.spawn(media::serve(stream, blobs.clone()))))
+fn blob_streams(blobs: &BlobStore) -> peer::OnStream {
+    let blobs = blobs.clone();
+    Arc::new(move |stream| Box::pin(media::serve(stream, blobs.clone())))
 }
 
 /// What this replica fetches comes on streams of the peer transport.
@@ -373,8 +396,10 @@ async fn serve(
         "d3bd {} is listening",
         env!("CARGO_PKG_VERSION"),
     );
+    // Whoever learns that this replica is ready may tell it to stop at once.
+    let signals = crate::supervisor::Signals::catch().map_err(system("signals"))?;
     crate::supervisor::ready();
-    crate::supervisor::wait_for_stop(stop, &status).await.map_err(system("signals"))?;
+    signals.wait_for_stop(stop, &status).await;
     crate::supervisor::stopping();
     tracing::info!("stopping: handing over, then draining");
     hand_over(settings.id, events, status).await;
@@ -392,27 +417,45 @@ async fn serve(
 
 fn listen_unix(path: &std::path::Path) -> Result<tokio::net::UnixListener, RunError> {
     let failed = |source| RunError::Listen { what: "HTTP", address: path.display().to_string(), source };
-    // A socket that an earlier run left behind; anything else at that path is somebody's, and binding fails on it.
-    if std::os::unix::net::UnixStream::connect(path)
-        .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+    // A socket that an earlier run left behind; anything else at that path is somebody's, and binding fails on it. A
+    // connection is refused by a file of any kind.
+    if is_socket(path)
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
     {
         let _ = std::fs::remove_file(path);
     }
     tokio::net::UnixListener::bind(path).map_err(failed)
 }
 
-/// A stopping leader lets another replica take over first, so that the group is not without a leader.
+fn is_socket(path: &std::path::Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+/// A stopping leader lets another replica take over first, so that the group is not without a leader. It may win the
+/// election that it called for itself, when others are slow: then it asks once more.
 async fn hand_over(me: ReplicaId, events: &SyncSender<Event>, mut status: watch::Receiver<Arc<DriverStatus>>) {
-    let leads_others = {
-        let status = status.borrow();
-        status.phase == Phase::Leader && status.members.iter().any(|member| member.id != me && member.reachable)
-    };
-    if leads_others && events.try_send(Event::HandOver).is_ok() {
+    let deadline = tokio::time::Instant::now() + HAND_OVER_MAX;
+    let mut asked = false;
+    while tokio::time::Instant::now() < deadline {
+        let (leads, others) = {
+            let status = status.borrow();
+            let others = status.members.iter().any(|member| member.id != me && member.reachable);
+            (status.phase == Phase::Leader, others)
+        };
+        if leads && others {
+            asked |= events.try_send(Event::HandOver).is_ok();
+        }
+        if !asked {
+            return;
+        }
         let handed_over = status.wait_for(|status| status.leader.is_some_and(|leader| leader != me));
-        if tokio::time::timeout(HAND_OVER_MAX, handed_over).await.is_err() {
-            tracing::warn!("no other replica took over in {HAND_OVER_MAX:?}");
+        if tokio::time::timeout(HAND_OVER_AGAIN, handed_over).await.is_ok() {
+            return;
         }
     }
+    tracing::warn!("no other replica took over in {HAND_OVER_MAX:?}");
 }
 
 /// The driver's thread.
@@ -431,6 +474,8 @@ impl Driving {
                 stop.fatal(format!("the log cannot be read: {error}"));
             }
         }
+        // Nothing is decided any more: whoever waits is told so now, and not when his time is up.
+        self.executor.waiting.close();
         self.executor
     }
 
@@ -515,7 +560,7 @@ impl Executor {
             Effect::SendDependent { proof, messages } => self.peers.send_dependent(&proof, messages),
             // The driver has one range under way at a time: there is always room, unless the applier is gone.
             Effect::Apply(range) => drop(self.ranges.try_send(range)),
-            Effect::FetchBlob { from, reference } => self.fetch(from, reference),
+            Effect::FetchBlob { from, reference } => return self.fetch(from, reference),
             Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
             Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),
         }
@@ -523,10 +568,10 @@ impl Executor {
     }
 
     /// Takes over a blob that a peer offers, and tells the driver when it is safe on this disk.
-    fn fetch(&self, from: ReplicaId, reference: BlobReference) {
+    fn fetch(&self, from: ReplicaId, reference: BlobReference) -> Option<Event> {
         if !self.fetching.lock().expect("no panic while held").insert((from, reference.digest)) {
-            // The same offer again while the first one is being followed: one answer will do.
-            return;
+            // The same offer again while the first one is being followed: whoever offers it learns that it is.
+            return Some(Event::BlobUnderWay { from, reference });
         }
         let (blobs, fetcher, events) = (self.blobs.clone(), self.fetcher.clone(), self.events.clone());
         let fetching = Arc::clone(&self.fetching);
@@ -535,6 +580,7 @@ impl Executor {
             fetching.lock().expect("no panic while held").remove(&(from, reference.digest));
             drop(events.try_send(Event::BlobFetched { from, reference, result }));
         });
+        None
     }
 }
 
@@ -551,4 +597,34 @@ async fn take_over(
         return Ok(());
     }
     fetcher.fetch(reference, &[from]).await.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_listens_on_makes_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("precious");
+        std::fs::write(&file, b"precious").unwrap();
+        assert!(listen_unix(&file).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+        let socket = directory.path().join("socket");
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let listening = listen_unix(&socket).unwrap();
+        assert!(listen_unix(&socket).is_err(), "somebody listens there");
+        drop(listening);
+    }
+
+    #[test]
+    fn directories_are_made_with_those_above_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/b/c");
+        make_directory(&path).unwrap();
+        make_directory(&path).unwrap();
+        assert!(path.is_dir());
+        std::fs::write(directory.path().join("file"), b"").unwrap();
+        assert!(make_directory(&directory.path().join("file")).is_err());
+    }
 }

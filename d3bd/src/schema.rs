@@ -17,6 +17,8 @@ pub async fn upload_database(
     options: WriteOptions,
 ) -> Result<WriteAnswer, Problem> {
     refuse_catalogue(&name)?;
+    // A large file takes long to check.
+    let _kept = blob.as_ref().map(|blob| handle.keep_blob(blob)).transpose()?;
     if let Some(blob) = &blob {
         check(handle, blob).await.map_err(|problem| problem.with_db(name.as_str()))?;
     }
@@ -49,6 +51,7 @@ pub async fn raw_upload(
     blob: BlobReference,
     options: WriteOptions,
 ) -> Result<WriteAnswer, Problem> {
+    let _kept = handle.keep_blob(&blob)?;
     check(handle, &blob).await?;
     handle.write(Operation::Catalogue(CatalogueChange::RawUpload { statement, file_id, blob }), options).await
 }

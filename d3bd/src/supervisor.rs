@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use d3b_paxos::types::Ticks;
 use sd_notify::NotifyState;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::driver::{DriverStatus, Phase};
@@ -41,29 +41,41 @@ pub(crate) fn alive(now: Ticks) {
     }
 }
 
-/// Waits for a signal to stop, or for the replica's own word that it must.
-pub(crate) async fn wait_for_stop(
-    stop: &Arc<Stop>,
-    status: &watch::Receiver<Arc<DriverStatus>>,
-) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut look = tokio::time::interval(Duration::from_millis(100));
-    let mut told = String::new();
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hang_up.recv() => reload(),
-            _ = look.tick() => {
-                if stop.asked() {
-                    return Ok(());
-                }
-                let sentence = sentence(&status.borrow());
-                if sentence != told {
-                    notify(&[NotifyState::Status(&sentence)]);
-                    told = sentence;
+/// The signals that a replica takes notice of.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// From here on they do not end the process by themselves.
+    pub(crate) fn catch() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal to stop, or for the replica's own word that it must.
+    pub(crate) async fn wait_for_stop(mut self, stop: &Arc<Stop>, status: &watch::Receiver<Arc<DriverStatus>>) {
+        let mut look = tokio::time::interval(Duration::from_millis(100));
+        let mut told = String::new();
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => reload(),
+                _ = look.tick() => {
+                    if stop.asked() {
+                        return;
+                    }
+                    let sentence = sentence(&status.borrow());
+                    if sentence != told {
+                        notify(&[NotifyState::Status(&sentence)]);
+                        told = sentence;
+                    }
                 }
             }
         }

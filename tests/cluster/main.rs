@@ -4,6 +4,7 @@
 //! the logs are kept, and their place is printed.
 
 mod bad_input;
+mod blobs;
 mod clients;
 mod connections;
 mod consistency;

@@ -42,6 +42,13 @@ pub enum Event {
         /// The cause of a failure.
         result: Result<(), String>,
     },
+    /// A blob that a peer offers is being fetched already.
+    BlobUnderWay {
+        /// Who offered it.
+        from: ReplicaId,
+        /// The blob.
+        reference: BlobReference,
+    },
     /// A client wants to write.
     Write(WriteRequest),
     /// A client wants to read what is linearizable.
@@ -122,7 +129,8 @@ pub enum Effect {
     },
     /// Apply these slots, all of which are chosen and on this replica's disk; answered by [`Event::Applied`].
     Apply(RangeInclusive<Slot>),
-    /// Fetch a blob from the peer that offered it; answered by [`Event::BlobFetched`].
+    /// Fetch a blob from the peer that offered it; answered by [`Event::BlobFetched`], and by [`Event::BlobUnderWay`] if
+    /// it is being fetched already.
     FetchBlob {
         /// Who offered it.
         from: ReplicaId,

@@ -165,8 +165,10 @@ pub struct Driver<S> {
     applying: bool,
     /// What the engine is to do next.
     to_apply: Option<RangeInclusive<Slot>>,
-    /// The leader and ballot that pending writes were handed to.
+    /// The leader and the ballot that are known.
     led_by: (Option<ReplicaId>, Ballot),
+    /// The last leader that there was, with its ballot: who pending writes were handed to.
+    handed_to: Option<(ReplicaId, Ballot)>,
     leader_heard_at: Option<Ticks>,
     heard_at: BTreeMap<ReplicaId, Ticks>,
     applied_by: BTreeMap<ReplicaId, Slot>,
@@ -198,6 +200,7 @@ impl<S: Storage + Clone> Driver<S> {
             applying: false,
             to_apply: None,
             led_by: (None, Ballot::ZERO),
+            handed_to: None,
             leader_heard_at: None,
             heard_at: BTreeMap::new(),
             applied_by: BTreeMap::new(),
@@ -255,6 +258,10 @@ impl<S: Storage + Clone> Driver<S> {
             Event::ConfigurationPersisted(configuration) => self.run(configuration),
             Event::Applied(report) => self.handle_applied(report)?,
             Event::BlobFetched { from, reference, result } => self.answer_offer(from, reference, result),
+            Event::BlobUnderWay { from, reference } => {
+                let message = PeerMessage::BlobUnderWay { digest: reference.digest };
+                self.effects.push(Effect::Send { to: from, message });
+            }
             Event::Write(request) => self.begin_write(request),
             Event::Read(request) => self.begin_read(&request),
             Event::HandOver => self.step(Input::Transfer(None))?,
@@ -274,6 +281,7 @@ impl<S: Storage + Clone> Driver<S> {
         self.expire();
         if now.ticks >= self.retry_at {
             self.retry_at = Ticks(now.ticks.0 + RETRY_INTERVAL.0);
+            self.writes.retry_refused();
             self.writes.retry_unacknowledged(now.ticks);
             self.repeat_offers();
         }
@@ -405,16 +413,17 @@ impl<S: Storage + Clone> Driver<S> {
             }
             PeerMessage::Formation(message) => self.handle_formation(from, message),
             PeerMessage::Forward { id, command } => self.propose_for_peer(from, id, command)?,
-            PeerMessage::ForwardReply { id, result } => self.handle_forward_reply(Ticket(id), result),
+            PeerMessage::ForwardReply { id, result } => self.handle_forward_reply(from, Ticket(id), result),
             PeerMessage::BlobOffer { digest, size } => {
                 self.effects.push(Effect::FetchBlob { from, reference: BlobReference { digest, size } });
             }
             PeerMessage::BlobHeld { digest } => {
                 let majority = self.majority();
                 if let Some(reference) = self.offers.held_by(&digest, from, majority) {
-                    self.writes.blob_held(&reference);
+                    self.writes.blob_held(&reference, self.now.ticks);
                 }
             }
+            PeerMessage::BlobUnderWay { digest } => self.writes.blob_under_way(&digest, self.now.ticks),
             PeerMessage::BlobRefused { digest, reason } => {
                 tracing::warn!(peer = %from, %digest, reason, "a peer could not take a blob over");
             }
@@ -477,15 +486,18 @@ impl<S: Storage + Clone> Driver<S> {
             return;
         }
         if let Some(reference) = blob {
-            if self.offers.begin(reference, self.me(), self.now.ticks) {
-                self.send_to_members(
-                    |_| true,
-                    &PeerMessage::BlobOffer { digest: reference.digest, size: reference.size },
-                );
-            }
-            if let Some(held) = self.offers.enough(&reference.digest, self.majority()) {
-                self.writes.blob_held(&held);
-            }
+            self.offer(reference);
+        }
+    }
+
+    /// Asks everyone to take a blob over, unless they are asked already.
+    fn offer(&mut self, reference: BlobReference) {
+        if self.offers.begin(reference, self.me(), self.now.ticks) {
+            let message = PeerMessage::BlobOffer { digest: reference.digest, size: reference.size };
+            self.send_to_members(|_| true, &message);
+        }
+        if let Some(held) = self.offers.enough(&reference.digest, self.majority()) {
+            self.writes.blob_held(&held, self.now.ticks);
         }
     }
 
@@ -512,7 +524,11 @@ impl<S: Storage + Clone> Driver<S> {
         if !self.writes.has_routable() {
             return Ok(());
         }
-        for (ticket, command) in self.writes.take_routable(self.now.ticks) {
+        let routable = self.writes.take_routable(leader, self.now.ticks);
+        for reference in routable.blobs {
+            self.offer(reference);
+        }
+        for (ticket, command) in routable.commands {
             if leader == self.me() {
                 self.propose(Source::Client(ticket), command)?;
             } else {
@@ -554,7 +570,7 @@ impl<S: Storage + Clone> Driver<S> {
             Reply::TransferEnded { .. } => return,
         };
         match self.proposals.remove(&id) {
-            Some(Source::Client(ticket)) => self.handle_forward_reply(ticket, result),
+            Some(Source::Client(ticket)) => self.handle_forward_reply(self.me(), ticket, result),
             Some(Source::Peer(to, id)) => {
                 self.effects.push(Effect::Send { to, message: PeerMessage::ForwardReply { id, result } });
             }
@@ -562,12 +578,12 @@ impl<S: Storage + Clone> Driver<S> {
         }
     }
 
-    fn handle_forward_reply(&mut self, ticket: Ticket, result: ForwardResult) {
+    fn handle_forward_reply(&mut self, by: ReplicaId, ticket: Ticket, result: ForwardResult) {
         match result {
-            ForwardResult::Proposed { .. } => self.writes.proposed(ticket),
-            ForwardResult::NotLeader { .. } => self.writes.not_proposed(ticket),
+            ForwardResult::Proposed { .. } => self.writes.proposed(ticket, by),
+            ForwardResult::NotLeader { .. } => self.writes.not_proposed(ticket, by),
             ForwardResult::Overloaded => {
-                if let Some(failure) = self.writes.overloaded(ticket) {
+                if let Some(failure) = self.writes.overloaded(ticket, by) {
                     self.effects.push(Effect::WriteDone { ticket, result: Err(failure) });
                 }
             }
@@ -621,8 +637,11 @@ impl<S: Storage + Clone> Driver<S> {
             self.leader_heard_at = Some(self.now.ticks);
         }
         if led_by != self.led_by {
-            if led_by.0.is_some() {
+            // One that was out of sight for a while and is back at the same ballot has lost nothing.
+            let handed_to = led_by.0.map(|leader| (leader, led_by.1));
+            if handed_to.is_some() && handed_to != self.handed_to {
                 self.writes.leader_changed(self.now.ticks);
+                self.handed_to = handed_to;
             }
             match led_by.0 {
                 Some(leader) if led_by.0 != self.led_by.0 => {

@@ -93,6 +93,8 @@ impl Reads {
             expired.push(ticket);
         }
         if !expired.is_empty() {
+            // Without a leader nobody asks, and what arrived would pile up.
+            self.arrived.retain(|ticket| self.deadlines.contains_key(ticket));
             self.confirmed.retain(|(_, ticket)| self.deadlines.contains_key(ticket));
             for tickets in self.asked.values_mut() {
                 tickets.retain(|ticket| self.deadlines.contains_key(ticket));
@@ -149,5 +151,15 @@ mod tests {
         assert_eq!(reads.take_expired(Ticks(10)), [Ticket(1)]);
         reads.confirm(id, Slot(1));
         assert!(reads.take_visible(Slot(1)).is_empty());
+    }
+
+    #[test]
+    fn reads_that_expire_unasked_leave_nothing_behind() {
+        let mut reads = Reads::default();
+        for ticket in 0..100 {
+            reads.add(&request(ticket, 10 + ticket));
+            reads.take_expired(Ticks(10 + ticket));
+        }
+        assert!(!reads.has_arrived() && reads.deadlines.is_empty() && reads.arrived.is_empty());
     }
 }

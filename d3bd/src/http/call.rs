@@ -7,12 +7,12 @@ use d3b::json::Integers;
 use d3b::{Code, Digest, Hasher, IdempotencyKey, Problem, Slot};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use hyper::{HeaderMap, Method, StatusCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use warp::Filter;
 use warp::path::FullPath;
 use warp::reply::{Reply, Response};
 
-use super::body::{self, JSON_BYTES_MAX, RequestBody};
+use super::body::{BodyMemory, JSON_BYTES_MAX, RequestBody};
 use super::encode::{Form, Rows};
 use super::parameters::{Parameters, Timeout};
 use super::problem::{self, bad_request};
@@ -44,7 +44,7 @@ pub(crate) struct Call {
     pub(crate) request_id: String,
     body: Option<RequestBody>,
     /// Given back when the request has its answer.
-    body_memory: Option<OwnedSemaphorePermit>,
+    pub(crate) body_memory: BodyMemory,
 }
 
 /// Takes a request out of a route whose path has matched.
@@ -63,7 +63,7 @@ pub(crate) fn call(
             headers,
             request_id: request_id.map(|RequestId(text)| text).unwrap_or_default(),
             body: Some(RequestBody::new(body)),
-            body_memory: None,
+            body_memory: BodyMemory::new(Arc::clone(&shared.body_memory)),
         },
     )
 }
@@ -78,15 +78,9 @@ impl Call {
         self.body.take().unwrap_or_else(RequestBody::empty)
     }
 
-    /// The whole body, which is to be JSON. What all such bodies take in memory is bounded: room for one of unknown
-    /// length is kept for the longest.
+    /// The whole body, which is to be JSON. What all such bodies take in memory is bounded.
     pub(crate) async fn json_body(&mut self) -> Result<Bytes, Problem> {
-        let length = body::check_length(&self.headers, JSON_BYTES_MAX)?.unwrap_or(JSON_BYTES_MAX);
-        let kibibytes = u32::try_from(length.div_ceil(1 << 10)).expect("8 MiB are few KiB");
-        let permit = Arc::clone(&self.shared.body_memory).try_acquire_many_owned(kibibytes);
-        let permit = permit.map_err(|_| Problem::new(Code::Overloaded, "too many large requests are under way"))?;
-        self.body_memory = Some(permit);
-        self.take_body().collect(&self.headers, JSON_BYTES_MAX).await
+        self.take_body().collect(&self.headers, JSON_BYTES_MAX, &mut self.body_memory).await
     }
 
     /// GET, or HEAD, which is answered like GET; hyper leaves the body out.

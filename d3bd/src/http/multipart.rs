@@ -12,7 +12,7 @@ use futures_util::Stream;
 use hyper::header::CONTENT_TYPE;
 use multer::{Field, Multipart};
 
-use super::body::{self, JSON_BYTES_MAX, announced_digest, arrival_problem, check_digest, too_large};
+use super::body::{self, BodyMemory, JSON_BYTES_MAX, announced_digest, arrival_problem, check_digest, too_large};
 use super::call::Call;
 use super::media::media_type;
 use super::problem::bad_request;
@@ -60,7 +60,7 @@ pub(crate) async fn receive<T>(
     while let Some(mut field) = parser.next_field().await? {
         match field.name() {
             Some("json") if json.is_none() => {
-                let text = parser.collect(&mut field).await?;
+                let text = parser.collect(&mut field, &mut call.body_memory).await?;
                 json = Some((read(body::utf8(&text)?)?, text));
             }
             Some("file") if file.is_none() => {
@@ -113,13 +113,14 @@ impl Parser {
         Ok(chunk)
     }
 
-    async fn collect(&self, field: &mut Field<'static>) -> Result<Bytes, Problem> {
+    async fn collect(&self, field: &mut Field<'static>, memory: &mut BodyMemory) -> Result<Bytes, Problem> {
         let mut whole = BytesMut::new();
         while let Some(chunk) = self.chunk(field).await? {
-            whole.extend_from_slice(&chunk);
-            if whole.len() as u64 > JSON_BYTES_MAX {
+            if (whole.len() + chunk.len()) as u64 > JSON_BYTES_MAX {
                 return Err(too_large(JSON_BYTES_MAX));
             }
+            memory.grow(whole.len() + chunk.len())?;
+            whole.extend_from_slice(&chunk);
         }
         Ok(whole.freeze())
     }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -38,6 +38,8 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_DRAINING: Duration = Duration::from_millis(200);
 /// After an error of `accept` that is not one connection's own, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often that is logged.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -71,6 +73,7 @@ pub async fn serve(
         let _ = drain.wait_for(|draining| *draining).await;
     };
     let mut draining = pin!(draining);
+    let mut complaints = Complaints { last: None };
     loop {
         tokio::select! {
             () = &mut draining => break,
@@ -79,11 +82,11 @@ pub async fn serve(
                     prepare(&stream);
                     server.connect(stream, false);
                 }
-                Err(error) => pause_after(&error).await,
+                Err(error) => complaints.pause_after(&error).await,
             },
             accepted = accept_unix(unix.as_ref()) => match accepted {
                 Ok(stream) => server.connect(stream, true),
-                Err(error) => pause_after(&error).await,
+                Err(error) => complaints.pause_after(&error).await,
             },
             // Ended tasks are taken out as they end.
             Some(_) = server.connections.join_next() => {}
@@ -100,13 +103,23 @@ async fn accept_unix(listener: Option<&UnixListener>) -> std::io::Result<tokio::
     }
 }
 
-async fn pause_after(error: &std::io::Error) {
-    use std::io::ErrorKind;
-    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted) {
-        return;
+/// When it was last complained that connections cannot be accepted.
+struct Complaints {
+    last: Option<Instant>,
+}
+
+impl Complaints {
+    async fn pause_after(&mut self, error: &std::io::Error) {
+        use std::io::ErrorKind;
+        if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted) {
+            return;
+        }
+        if self.last.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL) {
+            self.last = Some(Instant::now());
+            tracing::warn!(%error, "cannot accept connections");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
-    tracing::warn!(%error, "cannot accept connections");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// Answers go out at once, and a client that vanished without a word is noticed in time.

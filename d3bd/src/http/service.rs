@@ -108,6 +108,14 @@ fn check_sender(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(), 
             return Err(Problem::new(Code::Forbidden, format!("requests of the web page {origin:?} are refused")));
         }
     }
+    // A page that embeds an image, a script or a frame sends no origin, but browsers tell where it came from. A link
+    // that a person follows is another matter.
+    let fetch = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+    let foreign = matches!(fetch("sec-fetch-site"), Some(b"cross-site" | b"same-site"));
+    let followed = fetch("sec-fetch-mode") == Some(b"navigate") && fetch("sec-fetch-dest") == Some(b"document");
+    if foreign && !followed {
+        return Err(Problem::new(Code::Forbidden, "requests of other web pages are refused"));
+    }
     Ok(())
 }
 
@@ -170,6 +178,24 @@ mod tests {
         check(Some("127.0.0.1:8055"), Some("https://evil.example"), Some(Code::Forbidden));
         check(Some("127.0.0.1:8055"), Some("null"), Some(Code::Forbidden));
         check(None, Some("null"), Some(Code::Forbidden));
+    }
+
+    #[test]
+    fn what_other_pages_embed_is_refused_and_links_are_not() {
+        let check = |fields: &[(&'static str, &'static str)], expected: Option<Code>| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.insert(*name, HeaderValue::from_static(value));
+            }
+            let found = check_sender(&Uri::from_static("/"), &headers, &[]).err().map(|problem| problem.code);
+            assert_eq!(found, expected, "{fields:?}");
+        };
+        let (site, mode, dest) = ("sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest");
+        check(&[(site, "cross-site"), (mode, "no-cors"), (dest, "image")], Some(Code::Forbidden));
+        check(&[(site, "same-site"), (mode, "navigate"), (dest, "iframe")], Some(Code::Forbidden));
+        check(&[(site, "cross-site"), (mode, "navigate"), (dest, "document")], None);
+        check(&[(site, "same-origin"), (mode, "cors"), (dest, "empty")], None);
+        check(&[(site, "none"), (mode, "navigate"), (dest, "document")], None);
     }
 
     #[test]

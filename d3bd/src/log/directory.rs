@@ -23,8 +23,8 @@ impl Directory {
             move |error: std::io::Error| LogError::Io { path: path.to_owned(), doing, message: error.to_string() }
         };
         std::fs::create_dir_all(path).map_err(failed("making it"))?;
-        let fresh = !path.join(super::store::FILE).exists();
-        if fresh {
+        let holds_log = || path.join(super::store::FILE).exists();
+        if !holds_log() {
             refuse_foreign(path)?;
         }
         let mut lock = OpenOptions::new()
@@ -43,7 +43,8 @@ impl Directory {
         // For people who wonder; the lock itself is the kernel's.
         lock.set_len(0).map_err(failed("writing its lock"))?;
         write!(lock, "{}", std::process::id()).map_err(failed("writing its lock"))?;
-        Ok(Directory { _lock: lock, fresh })
+        // Looked at only now: before it was locked, another process may have made a log here, and left again.
+        Ok(Directory { _lock: lock, fresh: !holds_log() })
     }
 
     /// Whether it holds no log yet.

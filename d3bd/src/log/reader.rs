@@ -126,7 +126,12 @@ impl LogReader {
             Some(open) => open,
             closed => closed.insert(store::open_reader(&self.directory)?),
         };
-        store::read(connection, *disk, from, upto, bytes_max)
+        let records = store::read(connection, *disk, from, upto, bytes_max)?;
+        match records.first() {
+            Some(first) if first.slot == from => Ok(records),
+            None if from > self.last() => Ok(records),
+            Some(_) | None => Err(store::missing(from)),
+        }
     }
 }
 
@@ -144,6 +149,8 @@ impl fmt::Debug for LogReader {
 
 impl Storage for LogReader {
     fn read(&self, from: Slot, upto: Slot, bytes_max: usize) -> Result<Vec<Record>, StorageError> {
+        // Slots are counted from 1.
+        let from = from.max(Slot(1));
         if from > upto {
             return Ok(Vec::new());
         }

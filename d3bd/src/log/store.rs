@@ -1,6 +1,7 @@
 //! The tables of `log.sqlite3`.
 //!
-//! `meta` holds the identity: format version, replica, disk, configuration, promise. `records` holds one row a slot:
+//! `meta` holds the identity: format version, replica, disk, configuration, promise; the last two end with a checksum,
+//! for a promise that is read wrong is as bad as a record that is. `records` holds one row a slot:
 //! the ballot at which it was accepted, the entry's bytes (a version byte, then postcard), and a checksum over all of
 //! it and the disk id, so that a row of another slot or another disk is as wrong as a flipped bit.
 
@@ -82,7 +83,8 @@ impl Store {
     pub(super) fn persist(&mut self, batch: &PersistBatch) -> Result<(), LogError> {
         let transaction = self.connection.transaction().map_err(sqlite("beginning a batch"))?;
         if let Some(promised) = batch.promised {
-            put(&transaction, "promised", &encode(&promised)).map_err(sqlite("writing a promise"))?;
+            let promised = seal(self.disk, "promised", encode(&promised));
+            put(&transaction, "promised", &promised).map_err(sqlite("writing a promise"))?;
         }
         {
             let mut insert = transaction
@@ -115,7 +117,8 @@ impl Store {
 
     /// Writes the configuration; when this returns, it is on disk.
     pub(super) fn persist_configuration(&mut self, configuration: &Configuration) -> Result<(), LogError> {
-        put(&self.connection, "configuration", &encode(configuration)).map_err(sqlite("writing the configuration"))
+        let configuration = seal(self.disk, "configuration", encode(configuration));
+        put(&self.connection, "configuration", &configuration).map_err(sqlite("writing the configuration"))
     }
 }
 
@@ -152,7 +155,7 @@ fn format(directory: &Path, replica: ReplicaId, disk: DiskId) -> Result<(), LogE
         ("format", VERSION.to_string().into_bytes()),
         ("replica", replica.to_string().into_bytes()),
         ("disk", disk.to_string().into_bytes()),
-        ("promised", encode(&Ballot::ZERO)),
+        ("promised", seal(disk, "promised", encode(&Ballot::ZERO))),
     ] {
         put(&connection, key, &value).map_err(sqlite("writing whose it is"))?;
     }
@@ -194,14 +197,20 @@ fn check_replica(directory: &Path, connection: &Connection, wanted: ReplicaId) -
 }
 
 fn read_identity(connection: &Connection) -> Result<Identity, LogError> {
-    let damaged =
-        |key: &str| LogError::Damaged { place: format!("in its {key}"), problem: "it does not parse".to_owned() };
+    let damaged = |key: &str| LogError::Damaged {
+        place: format!("in its {key}"),
+        problem: "it does not parse, or its checksum is wrong".to_owned(),
+    };
     let disk = get_text(connection, "disk").map_err(sqlite("reading whose it is"))?;
-    let disk = disk.and_then(|text| text.parse().ok()).ok_or_else(|| damaged("disk id"))?;
+    let disk: DiskId = disk.and_then(|text| text.parse().ok()).ok_or_else(|| damaged("disk id"))?;
     let promised = get(connection, "promised").map_err(sqlite("reading its promise"))?;
-    let promised = promised.and_then(|bytes| decode(&bytes)).ok_or_else(|| damaged("promise"))?;
+    let promised = promised.and_then(|bytes| decode(unseal(disk, "promised", &bytes)?));
+    let promised = promised.ok_or_else(|| damaged("promise"))?;
     let configuration = match get(connection, "configuration").map_err(sqlite("reading its configuration"))? {
-        Some(bytes) => Some(decode(&bytes).ok_or_else(|| damaged("configuration"))?),
+        Some(bytes) => {
+            let found = unseal(disk, "configuration", &bytes).and_then(decode);
+            Some(found.ok_or_else(|| damaged("configuration"))?)
+        }
         None => None,
     };
     Ok(Identity { disk, configuration, promised })
@@ -232,7 +241,7 @@ fn last(connection: &Connection) -> Result<Slot, LogError> {
     Ok(last.map_or(Slot::ZERO, slot_from_sql))
 }
 
-/// Records in order of slots, whose checksums are right: as many as fit, and one at least if there is any.
+/// Records in order of slots and without gaps, whose checksums are right: as many as fit, and one at least if there is any.
 pub(super) fn read(
     connection: &Connection,
     disk: DiskId,
@@ -256,6 +265,11 @@ pub(super) fn read(
         let entry =
             row.get_ref(3).map_err(reading())?.as_blob().map_err(|error| sqlite("reading records")(error.into()))?;
         let found: i64 = row.get(4).map_err(reading())?;
+        if let Some(last) = records.last().map(|record: &Record| record.slot)
+            && slot != last.next()
+        {
+            return Err(missing(last.next()));
+        }
         if checksum(disk, slot, ballot, entry) != found.cast_unsigned() {
             return Err(LogError::Damaged {
                 place: format!("at slot {slot}"),
@@ -273,6 +287,32 @@ pub(super) fn read(
         records.push(Record { slot, ballot, entry });
     }
     Ok(records)
+}
+
+/// A log has no gaps: a row that is not there was lost.
+pub(super) fn missing(slot: Slot) -> LogError {
+    LogError::Damaged { place: format!("at slot {slot}"), problem: "the record is missing".to_owned() }
+}
+
+/// Puts a checksum behind a value, over it, its key and the disk.
+fn seal(disk: DiskId, key: &str, mut value: Vec<u8>) -> Vec<u8> {
+    let checksum = seal_checksum(disk, key, &value);
+    value.extend_from_slice(&checksum.to_le_bytes());
+    value
+}
+
+/// The value before its checksum, if that is right.
+fn unseal<'a>(disk: DiskId, key: &str, sealed: &'a [u8]) -> Option<&'a [u8]> {
+    let (value, checksum) = sealed.split_last_chunk()?;
+    (u64::from_le_bytes(*checksum) == seal_checksum(disk, key, value)).then_some(value)
+}
+
+fn seal_checksum(disk: DiskId, key: &str, value: &[u8]) -> u64 {
+    let mut hasher = Xxh3::new();
+    hasher.update(&disk.0);
+    hasher.update(key.as_bytes());
+    hasher.update(value);
+    hasher.digest()
 }
 
 fn checksum(disk: DiskId, slot: Slot, ballot: Ballot, entry: &[u8]) -> u64 {

@@ -182,3 +182,40 @@ fn the_wal_stays_bounded_under_load() {
     }
     assert!(largest < 600 * 200_000 / 2, "the WAL grew to {largest} bytes: it was never reused");
 }
+
+#[test]
+fn a_record_that_is_missing_is_damage() {
+    for (lost, from) in [(1, 1), (2, 1), (2, 2), (3, 1), (3, 3)] {
+        let directory = tempfile::tempdir().unwrap();
+        let (opened, durable) = open_at(directory.path());
+        write(&opened, &durable, batch(1, None, (1..=4).map(|slot| record(slot, 1, 10)).collect()));
+        opened.log.close();
+        let connection = rusqlite::Connection::open(directory.path().join(store::FILE)).unwrap();
+        connection.execute("DELETE FROM records WHERE slot = ?", [lost]).unwrap();
+        let (opened, _) = open_at(directory.path());
+        let error = opened.reader.read(Slot(from), Slot(4), usize::MAX).unwrap_err().to_string();
+        assert!(error.contains(&format!("damaged at slot {lost}: the record is missing")), "{error}");
+        assert!(opened.reader.read(Slot(5), Slot(9), usize::MAX).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_promise_that_is_read_wrong_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    write(&opened, &durable, batch(1, Some(4), Vec::new()));
+    write(&opened, &durable, batch(2, Some(9), Vec::new()));
+    opened.log.close();
+    let connection = rusqlite::Connection::open(directory.path().join(store::FILE)).unwrap();
+    let promised: Vec<u8> =
+        connection.query_row("SELECT value FROM meta WHERE key = 'promised'", [], |row| row.get(0)).unwrap();
+    let put = |value: &[u8]| connection.execute("UPDATE meta SET value = ? WHERE key = 'promised'", [value]).unwrap();
+    for index in 0..promised.len() {
+        let mut flipped = promised.clone();
+        flipped[index] ^= 4;
+        put(&flipped);
+        assert!(fails(directory.path(), 1).contains("damaged in its promise"), "byte {index}");
+    }
+    put(&promised);
+    assert_eq!(open_at(directory.path()).0.promised, ballot(9));
+}

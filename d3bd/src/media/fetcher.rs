@@ -48,6 +48,9 @@ pub enum FetchError {
     /// The bytes are not the blob's; they were thrown away.
     #[error("what replica {0} sent has another digest")]
     Digest(ReplicaId),
+    /// More came than was asked for; it was thrown away.
+    #[error("replica {0} sent more than it was asked for")]
+    TooMuch(ReplicaId),
     /// This replica's disk.
     #[error("it cannot be written here: {0}")]
     Disk(String),
@@ -125,19 +128,10 @@ impl Fetcher {
         let disk = |error: io::Error| FetchError::Disk(error.to_string());
         let mut partial = blocking(move || Partial::open(&store, &reference)).await.map_err(disk)?;
         let left = reference.size - partial.hasher.length();
-        let mut body = self.request(reference.digest, partial.hasher.length(), left, source).await?;
-        let mut piece = Vec::with_capacity(PIECE);
-        loop {
-            let frame = next_frame(&mut body, source).await?;
-            let ended = frame.is_none();
-            piece.extend_from_slice(&frame.unwrap_or_default());
-            if piece.len() >= PIECE || ended {
-                let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE));
-                partial = blocking(move || partial.write(&full)).await.map_err(disk)?;
-            }
-            if ended {
-                break;
-            }
+        // Everything may be here already, and only its place not: nobody is asked for no bytes.
+        if left > 0 {
+            let body = self.request(reference.digest, partial.hasher.length(), left, source).await?;
+            partial = self.receive(body, partial, reference.size, source).await?;
         }
         if partial.hasher.length() < reference.size {
             return Err(FetchError::Connection { replica: source, problem: "the connection was cut".to_owned() });
@@ -145,6 +139,36 @@ impl Fetcher {
         let store = self.store.clone();
         let right = blocking(move || partial.finish(&store, &reference.digest)).await.map_err(disk)?;
         if right { Ok(()) } else { Err(FetchError::Digest(source)) }
+    }
+
+    /// Writes what a peer sends behind what is there.
+    async fn receive(
+        &self,
+        mut body: Incoming,
+        mut partial: Partial,
+        size: u64,
+        source: ReplicaId,
+    ) -> Result<Partial, FetchError> {
+        let disk = |error: io::Error| FetchError::Disk(error.to_string());
+        let mut piece = Vec::with_capacity(PIECE);
+        loop {
+            let frame = next_frame(&mut body, source).await;
+            let more = matches!(frame, Ok(Some(_)));
+            piece.extend_from_slice(frame.as_ref().ok().and_then(Option::as_ref).map_or(&[], |bytes| bytes));
+            if partial.hasher.length() + piece.len() as u64 > size {
+                blocking(move || std::fs::remove_file(partial.path)).await.map_err(disk)?;
+                return Err(FetchError::TooMuch(source));
+            }
+            if piece.len() >= PIECE || !more {
+                let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE));
+                let store = self.store.clone();
+                partial = blocking(move || partial.write(&full, &store)).await.map_err(disk)?;
+            }
+            // A failure comes after what came before it was written: the next attempt goes on from there.
+            if frame?.is_none() {
+                return Ok(partial);
+            }
+        }
     }
 
     /// Asks a peer for `length` bytes of a blob from `from` on.
@@ -259,10 +283,21 @@ impl Partial {
         Ok(Partial { file, path, hasher })
     }
 
-    fn write(mut self, bytes: &[u8]) -> io::Result<Partial> {
-        self.hasher.update(bytes);
-        self.file.write_all(bytes)?;
-        Ok(self)
+    /// Takes the next bytes. What a full disk has no room for is thrown away: half a file would only keep it full.
+    fn write(mut self, bytes: &[u8], store: &BlobStore) -> io::Result<Partial> {
+        let room = store.room().and_then(|room| room.for_file(bytes.len() as u64));
+        match room.and_then(|()| self.file.write_all(bytes)) {
+            Ok(()) => {
+                self.hasher.update(bytes);
+                Ok(self)
+            }
+            Err(error) => {
+                if error.kind() == io::ErrorKind::StorageFull {
+                    std::fs::remove_file(&self.path)?;
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Gives it its place, or throws it away; false where the digest is wrong.
@@ -336,6 +371,17 @@ mod tests {
         let (connect, _) = peer(there).await;
         Fetcher::new(here.clone(), connect).fetch(reference, SOURCE).await.unwrap();
         assert!(std::fs::read(here.path(&reference.digest).unwrap()).unwrap() == bytes());
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_was_cut_off_at_its_very_end_is_finished() {
+        let ((_one, there), (_two, here)) = (store(), store());
+        let reference = put(&there, &bytes());
+        std::fs::write(here.partial_path(&reference.digest), bytes()).unwrap();
+        let (connect, connections) = peer(there).await;
+        Fetcher::new(here.clone(), connect).fetch(reference, SOURCE).await.unwrap();
+        assert!(here.contains(&reference.digest));
+        assert_eq!(connections.load(Ordering::Relaxed), 0, "there was nothing left to ask for");
     }
 
     #[tokio::test]

@@ -2,11 +2,13 @@
 //! and media files are blobs, equal content is kept once, and there is one way to move one from replica to replica.
 
 mod fetcher;
+mod prefetch;
 mod server;
 mod store;
 mod stream;
 
 pub use fetcher::{Connect, FetchError, Fetcher};
+pub use prefetch::Prefetcher;
 pub use server::serve;
-pub use store::{BlobStore, BlobWriter, Collected};
+pub use store::{BlobStore, BlobWriter, Collected, Kept};
 pub use stream::file_stream;

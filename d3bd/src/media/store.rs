@@ -4,14 +4,17 @@
 //! `DATA/blobs/tmp` holds what is being written and is emptied at start, but for what a fetch can resume.
 //! A blob's modification time says since when its grace period runs.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use d3b::{BlobReference, Digest, Hasher};
+
+use crate::disk::Room;
 
 /// The name of the directory for what is not whole yet.
 const TEMPORARY: &str = "tmp";
@@ -29,6 +32,35 @@ struct Shared {
     directory: PathBuf,
     temporary: PathBuf,
     next: AtomicU64,
+    /// Blobs that are not collected, and how many want each. Held also while a blob is dropped, gets its place, or has
+    /// its time renewed: a blob that looked old may otherwise be dropped right after it was acknowledged.
+    kept: Mutex<BTreeMap<Digest, usize>>,
+}
+
+/// Keeps a blob from being collected as long as it lives.
+#[derive(Debug)]
+pub struct Kept {
+    shared: Arc<Shared>,
+    digest: Digest,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut kept = self.shared.kept();
+        if let Some(count) = kept.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                kept.remove(&self.digest);
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<Digest, usize>> {
+        // A count that a panic left behind keeps a file too long, at worst.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a collection dropped.
@@ -55,7 +87,11 @@ impl BlobStore {
             }
         }
         sync_directory(directory)?;
-        let shared = Shared { directory: directory.to_owned(), temporary, next: AtomicU64::new(0) };
+        if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_directory(parent)?;
+        }
+        let shared =
+            Shared { directory: directory.to_owned(), temporary, next: AtomicU64::new(0), kept: Mutex::default() };
         Ok(BlobStore { shared: Arc::new(shared) })
     }
 
@@ -63,6 +99,18 @@ impl BlobStore {
     #[must_use]
     pub fn temporary_directory(&self) -> &Path {
         &self.shared.temporary
+    }
+
+    /// Keeps a blob, also one that is yet to come, from being collected.
+    #[must_use]
+    pub fn keep(&self, digest: &Digest) -> Kept {
+        *self.shared.kept().entry(*digest).or_default() += 1;
+        Kept { shared: Arc::clone(&self.shared), digest: *digest }
+    }
+
+    /// What the disk has left.
+    pub(crate) fn room(&self) -> io::Result<Room> {
+        Room::of(&self.shared.directory)
     }
 
     fn place(&self, digest: &Digest) -> PathBuf {
@@ -110,15 +158,19 @@ impl BlobStore {
     /// # Errors
     /// The time cannot be set or synced.
     pub fn renew(&self, digest: &Digest) -> io::Result<bool> {
-        let file = match File::open(self.place(digest)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
+        let file = {
+            let _kept = self.shared.kept();
+            match File::open(self.place(digest)) {
+                Ok(file) => {
+                    file.set_modified(SystemTime::now())?;
+                    file
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(error),
+            }
         };
-        file.set_modified(SystemTime::now())?;
         file.sync_all()?;
-        // It may have been collected between the opening and the setting.
-        Ok(self.contains(digest))
+        Ok(true)
     }
 
     /// Drops the blobs that nothing refers to and whose grace period is over, and fetches that nobody resumed.
@@ -141,11 +193,14 @@ impl BlobStore {
             for entry in std::fs::read_dir(&path)? {
                 let entry = entry?;
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let wanted = match (temporary, name.parse::<Digest>()) {
+                let digest = name.parse::<Digest>();
+                let wanted = match (temporary, &digest) {
                     (true, _) => !name.starts_with(PARTIAL),
-                    (false, Ok(digest)) => referenced(&digest),
+                    (false, Ok(digest)) => referenced(digest),
                     (false, Err(_)) => true,
                 };
+                let kept = self.shared.kept();
+                let wanted = wanted || digest.is_ok_and(|digest| kept.contains_key(&digest));
                 if !wanted && let Some(bytes) = remove_if_old(&entry.path(), grace, now) {
                     collected.count += 1;
                     collected.bytes += bytes;
@@ -163,9 +218,13 @@ impl BlobStore {
         let parent = place.parent().expect("a blob lies in a directory");
         if !parent.exists() {
             std::fs::create_dir_all(parent)?;
-            sync_directory(&self.shared.directory)?;
         }
-        std::fs::rename(path, &place)?;
+        // Whoever made it may not have come to sync it; where there is nothing to sync, it costs nothing.
+        sync_directory(&self.shared.directory)?;
+        {
+            let _kept = self.shared.kept();
+            std::fs::rename(path, &place)?;
+        }
         sync_directory(parent)
     }
 
@@ -215,12 +274,13 @@ impl BlobWriter {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// `FileTooLarge` past the bound; whatever the disk says.
+    /// `FileTooLarge` past the bound; `StorageFull` before the log would have no room left; whatever the disk says.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.hasher.length() + bytes.len() as u64 > self.size_max {
             let text = format!("the file is larger than {} bytes, which is the most that is taken in", self.size_max);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
+        self.store.room()?.for_file(bytes.len() as u64)?;
         self.hasher.update(bytes);
         self.file.write_all(bytes)
     }
@@ -302,6 +362,18 @@ mod tests {
         let later = SystemTime::now() + grace;
         assert_eq!(store.collect(&referenced, grace, later).unwrap(), Collected { count: 1, bytes: 7 });
         assert!(store.contains(&kept.digest) && !store.contains(&dropped.digest));
+    }
+
+    #[test]
+    fn what_somebody_keeps_is_not_collected() {
+        let (_directory, store) = store();
+        let reference = put(&store, b"wanted");
+        let later = SystemTime::now() + Duration::from_secs(100);
+        let (one, other) = (store.keep(&reference.digest), store.keep(&reference.digest));
+        drop(one);
+        assert_eq!(store.collect(&|_| false, Duration::from_secs(60), later).unwrap().count, 0);
+        drop(other);
+        assert_eq!(store.collect(&|_| false, Duration::from_secs(60), later).unwrap().count, 1);
     }
 
     #[test]

@@ -53,6 +53,11 @@ pub enum PeerMessage {
         /// Database, slot, and the chain after that slot.
         fingerprints: Vec<(DatabaseId, Slot, [u8; 16])>,
     },
+    /// "I am fetching this blob."
+    BlobUnderWay {
+        /// Its name.
+        digest: Digest,
+    },
 }
 
 /// What became of a forwarded command.

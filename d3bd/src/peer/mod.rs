@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use d3b::{ClusterId, ReplicaId};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures_util::future::BoxFuture;
+use rustix::net::sockopt;
+use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -26,8 +28,11 @@ pub use message::{ForwardResult, PeerMessage};
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// How many messages are written at once.
 const WRITTEN_AT_ONCE: usize = 1_024;
-/// A peer that takes nothing for so long is disconnected.
+/// A peer that takes not one byte for so long is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same, for what has left this machine, by the kernel's clock.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_MS_MAX: u32 = 30_000;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How soon a connection that failed is tried again: at first, and at most.
@@ -52,7 +57,7 @@ pub struct PeerConfig {
     /// The cluster, once it is known.
     pub cluster: watch::Receiver<Option<ClusterId>>,
     /// Takes the streams on which a peer wants to fetch blobs.
-    pub on_stream: Arc<dyn Fn(TcpStream) + Send + Sync>,
+    pub on_stream: OnStream,
 }
 
 /// Something happened between replicas.
@@ -71,6 +76,9 @@ pub enum PeerEvent {
         replica: ReplicaId,
     },
 }
+
+/// Serves a stream on which a peer wants to fetch blobs, until it ends.
+pub type OnStream = Arc<dyn Fn(TcpStream) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Takes what happens; it must not block.
 pub type OnEvent = Arc<dyn Fn(PeerEvent) + Send + Sync>;
@@ -179,7 +187,7 @@ impl Shared {
         let address = self.addresses.get(&to).ok_or(HandshakeError::Unexpected(to))?;
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address));
         let mut stream = connecting.await.map_err(|_| HandshakeError::TimedOut)??;
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         let peer = handshake::connect(&mut stream, &self.myself(), purpose, to).await?;
         self.https.lock().expect("no panic while held").insert(peer.replica, peer.http);
         Ok(stream)
@@ -256,9 +264,9 @@ async fn write_all(stream: TcpStream, waiting: &mut mpsc::UnboundedReceiver<Vec<
         for frame in frames.drain(..) {
             buffer.extend_from_slice(&frame);
         }
-        let written = tokio::time::timeout(WRITE_TIMEOUT, outgoing.write_all(&buffer)).await;
+        let written = write_steadily(&mut outgoing, &buffer).await;
         bytes.fetch_sub(buffer.len(), Ordering::Relaxed);
-        if !matches!(written, Ok(Ok(()))) {
+        if !written {
             return true;
         }
         if buffer.capacity() > 4 << 20 {
@@ -267,7 +275,31 @@ async fn write_all(stream: TcpStream, waiting: &mut mpsc::UnboundedReceiver<Vec<
     }
 }
 
-async fn accept_all(shared: Arc<Shared>, listener: TcpListener, on_stream: Arc<dyn Fn(TcpStream) + Send + Sync>) {
+/// Writes everything, however long it takes, as long as the other side takes some of it now and then: what waits may be
+/// more than a slow line carries within any timeout. False when the connection is of no use any more.
+async fn write_steadily(stream: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() {
+        match tokio::time::timeout(WRITE_TIMEOUT, stream.write(bytes)).await {
+            Ok(Ok(written)) if written > 0 => bytes = &bytes[written..],
+            Ok(Ok(_) | Err(_)) | Err(_) => return false,
+        }
+    }
+    true
+}
+
+/// Messages leave at once, and a peer whose machine is gone, or that takes nothing, does not keep a connection for ever.
+fn prepare(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(5))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS_MAX)?;
+    Ok(())
+}
+
+async fn accept_all(shared: Arc<Shared>, listener: TcpListener, on_stream: OnStream) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "peers cannot be listened to"),
@@ -287,25 +319,21 @@ async fn accept_all(shared: Arc<Shared>, listener: TcpListener, on_stream: Arc<d
             }
             Err(error) => {
                 // Out of file descriptors, most likely: others must close first.
-                tracing::warn!(%error, "a connection of a peer could not be accepted");
+                shared.complain("a peer", &error.into());
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-async fn welcome(
-    shared: &Shared,
-    mut stream: TcpStream,
-    on_stream: &Arc<dyn Fn(TcpStream) + Send + Sync>,
-) -> Result<(), HandshakeError> {
-    stream.set_nodelay(true)?;
+async fn welcome(shared: &Shared, mut stream: TcpStream, on_stream: &OnStream) -> Result<(), HandshakeError> {
+    prepare(&stream)?;
     let expected = |id: ReplicaId| id != shared.replica && shared.addresses.contains_key(&id);
     let (peer, purpose) = handshake::accept(&mut stream, &shared.myself(), expected).await?;
     shared.https.lock().expect("no panic while held").insert(peer.replica, peer.http);
     match purpose {
         Purpose::Http => {
-            on_stream(stream);
+            on_stream(stream).await;
             Ok(())
         }
         Purpose::Messages => {
@@ -361,7 +389,7 @@ mod tests {
             key: b"key".to_vec(),
             http_address: format!("http://h{id}"),
             cluster,
-            on_stream: Arc::new(|_| {}),
+            on_stream: Arc::new(|_| Box::pin(std::future::ready(()))),
         };
         let peers = start(config, Arc::new(move |event| drop(hear.send(event))), on);
         Side { peers, heard }
@@ -419,6 +447,23 @@ mod tests {
         runtime.block_on(async {
             assert_eq!(says_until_heard(&first, &mut second).await, ReplicaId(1));
         });
+    }
+
+    #[tokio::test]
+    async fn a_slow_line_is_no_reason_to_disconnect_and_a_closed_one_is() {
+        let (mut here, mut there) = tokio::io::duplex(1_000);
+        let slow = async {
+            let mut heard = 0;
+            let mut piece = [0; 100];
+            while heard < 10_000 {
+                tokio::task::yield_now().await;
+                heard += there.read(&mut piece).await.unwrap();
+            }
+            drop(there);
+        };
+        let (written, ()) = tokio::join!(write_steadily(&mut here, &[7; 10_000]), slow);
+        assert!(written);
+        assert!(!write_steadily(&mut here, &[7; 10_000]).await);
     }
 
     #[test]

@@ -1,0 +1,85 @@
+//! How much room the disk has left.
+//!
+//! A log that meets a full disk in the middle of a write has to stop its replica. So what can be refused is refused
+//! while there is still room for the log to go on: files first, commands later, and deletions, which make room, last.
+
+use std::io;
+use std::path::Path;
+
+/// The least and the most that is kept free of files; between them a twentieth of the disk.
+const RESERVE: (u64, u64) = (8 << 20, 128 << 20);
+/// Deletions need this much.
+const DELETION: u64 = 1 << 20;
+/// A command is written to the log and to its database, and in both to a write-ahead log first.
+const COPIES: u64 = 4;
+
+/// What the file system of a directory has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Room {
+    available: u64,
+    total: u64,
+}
+
+impl Room {
+    /// Asks the file system of a directory; the kernel knows it, so that no disk is waited for.
+    ///
+    /// # Errors
+    /// The directory is gone.
+    pub(crate) fn of(directory: &Path) -> io::Result<Room> {
+        let found = rustix::fs::statvfs(directory)?;
+        Ok(Room {
+            available: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+        })
+    }
+
+    fn reserve(self) -> u64 {
+        (self.total / 20).clamp(RESERVE.0, RESERVE.1)
+    }
+
+    /// # Errors
+    /// `StorageFull` if so many bytes of a file would leave too little for everything else.
+    pub(crate) fn for_file(self, bytes: u64) -> io::Result<()> {
+        self.check(bytes.saturating_add(self.reserve()))
+    }
+
+    /// # Errors
+    /// `StorageFull` if a command of so many bytes should not be proposed.
+    pub(crate) fn for_command(self, bytes: u64) -> io::Result<()> {
+        self.check(bytes.saturating_mul(COPIES).saturating_add(self.reserve() / 2))
+    }
+
+    /// # Errors
+    /// `StorageFull` if there is not even room to delete something.
+    pub(crate) fn for_deletion(self) -> io::Result<()> {
+        self.check(DELETION)
+    }
+
+    fn check(self, wanted: u64) -> io::Result<()> {
+        if self.available < wanted { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_refused_before_commands_and_commands_before_deletions() {
+        let left = |available: u64| Room { available, total: 40 << 20 };
+        let allowed = |room: Room| {
+            [room.for_file(1 << 20).is_ok(), room.for_command(1 << 10).is_ok(), room.for_deletion().is_ok()]
+        };
+        assert_eq!(allowed(left(20 << 20)), [true, true, true]);
+        assert_eq!(allowed(left(8 << 20)), [false, true, true]);
+        assert_eq!(allowed(left(3 << 20)), [false, false, true]);
+        assert_eq!(allowed(left(1 << 19)), [false, false, false]);
+    }
+
+    #[test]
+    fn a_disk_that_is_not_full_has_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let room = Room::of(directory.path()).unwrap();
+        assert!(room.total >= room.available && room.for_deletion().is_ok());
+    }
+}
