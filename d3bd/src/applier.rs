@@ -13,7 +13,8 @@ use d3b_paxos::Storage;
 use d3b_paxos::types::{Payload, Record};
 use tokio::sync::watch;
 
-use crate::driver::{ApplyReport, Event, OwnOutcome, Ticket};
+use crate::driver::{ApplyReport, Event, Process};
+use crate::entries::{blob_of, log_entry};
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher};
 use crate::run::Stop;
@@ -36,9 +37,8 @@ pub(crate) struct Applier {
     pub(crate) blobs: BlobStore,
     pub(crate) fetcher: Fetcher,
     pub(crate) runtime: tokio::runtime::Handle,
-    pub(crate) replica: ReplicaId,
+    pub(crate) process: Process,
     pub(crate) others: Vec<ReplicaId>,
-    pub(crate) incarnation: u64,
     pub(crate) grace: Duration,
     pub(crate) applied: watch::Sender<Slot>,
     pub(crate) events: SyncSender<Event>,
@@ -106,7 +106,7 @@ impl Applier {
 
     /// Applies records, or the first of them; returns the slot after the last one that was.
     fn apply_records(&mut self, records: &[Record], end: Slot, upkeep: &mut Upkeep) -> Result<Slot, String> {
-        let entries: Vec<LogEntry<'_>> = records.iter().map(entry).collect();
+        let entries: Vec<LogEntry<'_>> = records.iter().map(log_entry).collect();
         let progress = self.engine.apply(&entries, &self.blobs).map_err(|fatal| describe(&fatal))?;
         let applied = self.engine.applied();
         if let Some(record) = records.iter().rev().find(|record| deletes(record, applied)) {
@@ -122,16 +122,7 @@ impl Applier {
     }
 
     fn report(&self, applied: Slot, entries: Vec<Applied>, finished: bool) {
-        let mut report = ApplyReport { applied, own: Vec::new(), fingerprints: Vec::new(), finished };
-        for entry in entries {
-            if let (Some(database), Some(fingerprint)) = (entry.database, entry.fingerprint) {
-                report.fingerprints.push((database, entry.slot, fingerprint.0));
-            }
-            let ours = entry.origin.filter(|o| o.replica == self.replica && o.incarnation == self.incarnation);
-            if let (Some(origin), Some(outcome)) = (ours, entry.outcome) {
-                report.own.push(OwnOutcome { ticket: Ticket(origin.sequence), slot: entry.executed_at, outcome });
-            }
-        }
+        let report = ApplyReport::new(self.process, applied, entries, finished);
         // The driver only goes away when the process ends.
         drop(self.events.send(Event::Applied(report)));
     }
@@ -224,22 +215,6 @@ impl Applier {
             Err(error) => tracing::warn!(%error, "the blob store could not be swept"),
         }
         Ok(())
-    }
-}
-
-fn entry(record: &Record) -> LogEntry<'_> {
-    let stamp = record.entry.stamp;
-    let command = match &record.entry.payload {
-        Payload::Noop => None,
-        Payload::Command(bytes) => Some(&bytes[..]),
-    };
-    LogEntry { slot: record.slot, time_ms: stamp.time_ms, seed: stamp.seed, execution: stamp.execution, command }
-}
-
-fn blob_of(record: &Record) -> Option<BlobReference> {
-    match &record.entry.payload {
-        Payload::Noop => None,
-        Payload::Command(bytes) => command::decode(bytes).ok()?.keyed.operation.blob(),
     }
 }
 

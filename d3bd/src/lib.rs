@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod driver;
+pub mod entries;
 pub mod handle;
 pub mod http;
 pub mod inspect;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::applier::{self, Applier};
 use crate::config::Settings;
-use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Start};
+use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Start};
 use crate::handle::{Handle, Parts, Waiting};
 use crate::log::{self, Log, LogError, LogReader};
 use crate::media::{self, BlobStore, Fetcher};
@@ -239,9 +239,8 @@ impl Assembly<'_> {
             blobs: blobs.clone(),
             fetcher: fetcher.clone(),
             runtime: runtime.handle().clone(),
-            replica: settings.id,
+            process: Process { replica: settings.id, incarnation },
             others: settings.replicas.keys().copied().filter(|id| *id != settings.id).collect(),
-            incarnation,
             grace: settings.blob_grace,
             applied,
             events: events.clone(),

@@ -21,10 +21,12 @@ use d3b_paxos::message::Envelope;
 use d3b_paxos::types::{Ballot, Configuration, Epoch, Now, PersistId, ProposalId, ReadId, Ticks};
 use d3b_paxos::{Input, Proposal, Ready, Replica, Reply, Restored, Settings, Storage, StorageError};
 
-pub use event::{ApplyReport, Effect, Event, OwnOutcome, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest};
+pub use event::{
+    ApplyReport, Effect, Event, OwnOutcome, Process, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest,
+};
 pub use fingerprints::Divergence;
 
-use crate::log::Durable;
+use crate::log::{Durable, Proof};
 use crate::peer::{ForwardResult, PeerMessage};
 use fingerprints::Fingerprints;
 use offers::Offers;
@@ -144,13 +146,13 @@ enum Stage<S> {
     Outcast(String),
 }
 
-/// The state around the consensus core of one replica.
-pub struct Driver<S> {
+/// The state around the consensus core of one replica. `S` reads its log, `D` proves that a batch of it is durable.
+pub struct Driver<S, D = Durable> {
     start: Start,
     storage: S,
     stage: Stage<S>,
     now: Now,
-    effects: Vec<Effect>,
+    effects: Vec<Effect<D>>,
     writes: Writes,
     reads: Reads,
     offers: Offers,
@@ -175,12 +177,12 @@ pub struct Driver<S> {
     retry_at: Ticks,
 }
 
-impl<S: Storage + Clone> Driver<S> {
+impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     /// A replica that has just started.
     ///
     /// # Errors
     /// The log cannot be read.
-    pub fn new(start: Start, storage: S, now: Now) -> Result<Driver<S>, StorageError> {
+    pub fn new(start: Start, storage: S, now: Now) -> Result<Driver<S, D>, StorageError> {
         let applied = start.applied;
         let mut driver = Driver {
             stage: Stage::Adopting,
@@ -246,7 +248,7 @@ impl<S: Storage + Clone> Driver<S> {
     ///
     /// # Errors
     /// The log cannot be read: the replica must stop.
-    pub fn handle(&mut self, now: Now, event: Event) -> Result<(), StorageError> {
+    pub fn handle(&mut self, now: Now, event: Event<D>) -> Result<(), StorageError> {
         self.now = now;
         match event {
             Event::Peer { from, message } => self.handle_peer(from, message)?,
@@ -319,7 +321,7 @@ impl<S: Storage + Clone> Driver<S> {
     }
 
     /// What is to be done now, in this order.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
+    pub fn take_effects(&mut self) -> Vec<Effect<D>> {
         std::mem::take(&mut self.effects)
     }
 
@@ -363,7 +365,7 @@ impl<S: Storage + Clone> Driver<S> {
         }
     }
 
-    fn handle_durable(&mut self, proof: Durable) -> Result<(), StorageError> {
+    fn handle_durable(&mut self, proof: D) -> Result<(), StorageError> {
         let id = proof.id();
         let envelopes = self.dependent.remove(&id).unwrap_or_default();
         if !envelopes.is_empty() {
