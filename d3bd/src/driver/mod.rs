@@ -175,6 +175,9 @@ pub struct Driver<S, D = Durable> {
     hello_at: Ticks,
     gossip_at: Ticks,
     retry_at: Ticks,
+    /// The rule that the core breaks, in mutation tests.
+    #[cfg(feature = "planted-bugs")]
+    planted: Option<d3b_paxos::Planted>,
 }
 
 impl<S: Storage + Clone, D: Proof> Driver<S, D> {
@@ -206,6 +209,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             hello_at: now.ticks,
             gossip_at: now.ticks,
             retry_at: now.ticks,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
             start,
         };
         match driver.start.configuration.clone() {
@@ -240,8 +245,22 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             last: self.start.last,
             applied: self.applied,
         };
-        let replica = Replica::new(self.start.settings.clone(), restored, self.storage.clone(), self.now);
+        #[cfg_attr(not(feature = "planted-bugs"), expect(unused_mut, reason = "only a plant changes it here"))]
+        let mut replica = Replica::new(self.start.settings.clone(), restored, self.storage.clone(), self.now);
+        #[cfg(feature = "planted-bugs")]
+        if let Some(planted) = self.planted {
+            replica.plant(planted);
+        }
         self.stage = Stage::Running(Box::new(replica));
+    }
+
+    /// Breaks one rule of the protocol, for a mutation test.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant(&mut self, planted: d3b_paxos::Planted) {
+        self.planted = Some(planted);
+        if let Stage::Running(replica) = &mut self.stage {
+            replica.plant(planted);
+        }
     }
 
     /// Takes one event. Call [`Driver::pump`] after each burst of them.
