@@ -13,7 +13,8 @@ use d3b_paxos::Storage;
 use d3b_paxos::types::{Payload, Record};
 use tokio::sync::watch;
 
-use crate::driver::{ApplyReport, DriverStatus, Event, OwnOutcome, Ticket};
+use crate::driver::{ApplyReport, DriverStatus, Event, Process};
+use crate::entries::{Needed, blob_of, log_entry};
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher, Prefetcher};
 use crate::run::Stop;
@@ -43,9 +44,8 @@ pub(crate) struct Applier {
     pub(crate) fetcher: Fetcher,
     pub(crate) prefetcher: Prefetcher,
     pub(crate) runtime: tokio::runtime::Handle,
-    pub(crate) replica: ReplicaId,
+    pub(crate) process: Process,
     pub(crate) others: Vec<ReplicaId>,
-    pub(crate) incarnation: u64,
     pub(crate) grace: Duration,
     pub(crate) applied: watch::Sender<Slot>,
     pub(crate) events: SyncSender<Event>,
@@ -119,7 +119,7 @@ impl Applier {
 
     /// Applies records, or the first of them; returns the slot after the last one that was.
     fn apply_records(&mut self, records: &[Record], end: Slot, upkeep: &mut Upkeep) -> Result<Slot, String> {
-        let entries: Vec<LogEntry<'_>> = records.iter().map(entry).collect();
+        let entries: Vec<LogEntry<'_>> = records.iter().map(log_entry).collect();
         let progress = self.engine.apply(&entries, &self.blobs).map_err(|fatal| describe(&fatal))?;
         let applied = self.engine.applied();
         if let Some(record) = records.iter().rev().find(|record| deletes(record, applied)) {
@@ -135,16 +135,7 @@ impl Applier {
     }
 
     fn report(&self, applied: Slot, entries: Vec<Applied>, finished: bool) {
-        let mut report = ApplyReport { applied, own: Vec::new(), fingerprints: Vec::new(), finished };
-        for entry in entries {
-            if let (Some(database), Some(fingerprint)) = (entry.database, entry.fingerprint) {
-                report.fingerprints.push((database, entry.slot, fingerprint.0));
-            }
-            let ours = entry.origin.filter(|o| o.replica == self.replica && o.incarnation == self.incarnation);
-            if let (Some(origin), Some(outcome)) = (ours, entry.outcome) {
-                report.own.push(OwnOutcome { ticket: Ticket(origin.sequence), slot: entry.executed_at, outcome });
-            }
-        }
+        let report = ApplyReport::new(self.process, applied, entries, finished);
         // The driver only goes away when the process ends.
         drop(self.events.send(Event::Applied(report)));
     }
@@ -301,38 +292,6 @@ impl Images {
             self.upto = last;
         }
         Ok(true)
-    }
-}
-
-fn entry(record: &Record) -> LogEntry<'_> {
-    let stamp = record.entry.stamp;
-    let command = match &record.entry.payload {
-        Payload::Noop => None,
-        Payload::Command(bytes) => Some(&bytes[..]),
-    };
-    LogEntry { slot: record.slot, time_ms: stamp.time_ms, seed: stamp.seed, execution: stamp.execution, command }
-}
-
-/// When a blob is needed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Needed {
-    /// Before its entry can be applied.
-    ToApply,
-    /// When somebody asks for it.
-    Later,
-}
-
-fn blob_of(record: &Record) -> Option<(Needed, BlobReference)> {
-    match &record.entry.payload {
-        Payload::Noop => None,
-        Payload::Command(bytes) => {
-            let operation = command::decode(bytes).ok()?.keyed.operation;
-            let needed = match &operation {
-                d3b::Operation::Sql { .. } => Needed::Later,
-                d3b::Operation::Catalogue(_) => Needed::ToApply,
-            };
-            Some((needed, operation.blob()?))
-        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod config;
 pub mod demo;
 mod disk;
 pub mod driver;
+pub mod entries;
 pub mod handle;
 pub mod http;
 pub mod inspect;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::applier::{self, Applier};
 use crate::config::Settings;
-use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Start};
+use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Start};
 use crate::handle::{Handle, Parts, Waiting};
 use crate::log::{self, Log, LogError, LogReader};
 use crate::media::{self, BlobStore, Fetcher, Prefetcher};
@@ -264,9 +264,8 @@ impl Assembly<'_> {
             fetcher: fetcher.clone(),
             prefetcher: Prefetcher::start(fetcher.clone(), others.clone(), runtime.handle()),
             runtime: runtime.handle().clone(),
-            replica: settings.id,
+            process: Process { replica: settings.id, incarnation },
             others,
-            incarnation,
             grace: settings.blob_grace,
             applied,
             events: events.clone(),

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 use d3b::{BlobReference, DatabaseId, Outcome, ReplicaId, Slot};
+use d3b_engine::Applied;
 use d3b_paxos::PersistBatch;
 use d3b_paxos::types::{Configuration, Ticks};
 
@@ -15,9 +16,9 @@ use crate::peer::PeerMessage;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// Something happened.
+/// Something happened. `D` proves that a batch is durable; the daemon's log gives the only one that it knows.
 #[derive(Debug)]
-pub enum Event {
+pub enum Event<D = Durable> {
     /// A peer said something.
     Peer {
         /// Who.
@@ -28,7 +29,7 @@ pub enum Event {
     /// A peer's connection ended or was refused: its process may be dead.
     ConnectionReset(ReplicaId),
     /// The log has written a batch.
-    Durable(Durable),
+    Durable(D),
     /// The log has written the configuration that formed the cluster.
     ConfigurationPersisted(Configuration),
     /// The engine has applied entries.
@@ -95,6 +96,36 @@ pub struct ApplyReport {
     pub finished: bool,
 }
 
+impl ApplyReport {
+    /// What the engine did, as the driver of one process of a replica needs to know it: the outcomes of other processes'
+    /// commands concern nobody here.
+    #[must_use]
+    pub fn new(process: Process, applied: Slot, entries: Vec<Applied>, finished: bool) -> ApplyReport {
+        let mut report = ApplyReport { applied, own: Vec::new(), fingerprints: Vec::new(), finished };
+        for entry in entries {
+            if let (Some(database), Some(fingerprint)) = (entry.database, entry.fingerprint) {
+                report.fingerprints.push((database, entry.slot, fingerprint.0));
+            }
+            let ours = |origin: &d3b_engine::Origin| {
+                origin.replica == process.replica && origin.incarnation == process.incarnation
+            };
+            if let (Some(origin), Some(outcome)) = (entry.origin.filter(ours), entry.outcome) {
+                report.own.push(OwnOutcome { ticket: Ticket(origin.sequence), slot: entry.executed_at, outcome });
+            }
+        }
+        report
+    }
+}
+
+/// One process of a replica: commands carry it, so that an outcome finds the client that waits for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// The replica.
+    pub replica: ReplicaId,
+    /// Random; another one after every start.
+    pub incarnation: u64,
+}
+
 /// The outcome of a command of one of our clients.
 #[derive(Debug)]
 pub struct OwnOutcome {
@@ -108,7 +139,7 @@ pub struct OwnOutcome {
 
 /// Something to be done. Effects are carried out in the order in which they are emitted.
 #[derive(Debug)]
-pub enum Effect {
+pub enum Effect<D = Durable> {
     /// Write a batch to the log; answered by [`Event::Durable`].
     Persist(PersistBatch),
     /// Write the configuration that forms the cluster; answered by [`Event::ConfigurationPersisted`].
@@ -123,7 +154,7 @@ pub enum Effect {
     /// Send messages that say that something is durable, with the proof.
     SendDependent {
         /// The log's word for it.
-        proof: Durable,
+        proof: D,
         /// Receivers and messages.
         messages: Vec<(ReplicaId, PeerMessage)>,
     },

@@ -21,10 +21,12 @@ use d3b_paxos::message::Envelope;
 use d3b_paxos::types::{Ballot, Configuration, Epoch, Now, PersistId, ProposalId, ReadId, Ticks};
 use d3b_paxos::{Input, Proposal, Ready, Replica, Reply, Restored, Settings, Storage, StorageError};
 
-pub use event::{ApplyReport, Effect, Event, OwnOutcome, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest};
+pub use event::{
+    ApplyReport, Effect, Event, OwnOutcome, Process, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest,
+};
 pub use fingerprints::Divergence;
 
-use crate::log::Durable;
+use crate::log::{Durable, Proof};
 use crate::peer::{ForwardResult, PeerMessage};
 use fingerprints::Fingerprints;
 use offers::Offers;
@@ -144,13 +146,13 @@ enum Stage<S> {
     Outcast(String),
 }
 
-/// The state around the consensus core of one replica.
-pub struct Driver<S> {
+/// The state around the consensus core of one replica. `S` reads its log, `D` proves that a batch of it is durable.
+pub struct Driver<S, D = Durable> {
     start: Start,
     storage: S,
     stage: Stage<S>,
     now: Now,
-    effects: Vec<Effect>,
+    effects: Vec<Effect<D>>,
     writes: Writes,
     reads: Reads,
     offers: Offers,
@@ -175,14 +177,17 @@ pub struct Driver<S> {
     hello_at: Ticks,
     gossip_at: Ticks,
     retry_at: Ticks,
+    /// The rule that the core breaks, in mutation tests.
+    #[cfg(feature = "planted-bugs")]
+    planted: Option<d3b_paxos::Planted>,
 }
 
-impl<S: Storage + Clone> Driver<S> {
+impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     /// A replica that has just started.
     ///
     /// # Errors
     /// The log cannot be read.
-    pub fn new(start: Start, storage: S, now: Now) -> Result<Driver<S>, StorageError> {
+    pub fn new(start: Start, storage: S, now: Now) -> Result<Driver<S, D>, StorageError> {
         let applied = start.applied;
         let mut driver = Driver {
             stage: Stage::Adopting,
@@ -207,6 +212,8 @@ impl<S: Storage + Clone> Driver<S> {
             hello_at: now.ticks,
             gossip_at: now.ticks,
             retry_at: now.ticks,
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
             start,
         };
         match driver.start.configuration.clone() {
@@ -241,15 +248,29 @@ impl<S: Storage + Clone> Driver<S> {
             last: self.start.last,
             applied: self.applied,
         };
-        let replica = Replica::new(self.start.settings.clone(), restored, self.storage.clone(), self.now);
+        #[cfg_attr(not(feature = "planted-bugs"), expect(unused_mut, reason = "only a plant changes it here"))]
+        let mut replica = Replica::new(self.start.settings.clone(), restored, self.storage.clone(), self.now);
+        #[cfg(feature = "planted-bugs")]
+        if let Some(planted) = self.planted {
+            replica.plant(planted);
+        }
         self.stage = Stage::Running(Box::new(replica));
+    }
+
+    /// Breaks one rule of the protocol, for a mutation test.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant(&mut self, planted: d3b_paxos::Planted) {
+        self.planted = Some(planted);
+        if let Stage::Running(replica) = &mut self.stage {
+            replica.plant(planted);
+        }
     }
 
     /// Takes one event. Call [`Driver::pump`] after each burst of them.
     ///
     /// # Errors
     /// The log cannot be read: the replica must stop.
-    pub fn handle(&mut self, now: Now, event: Event) -> Result<(), StorageError> {
+    pub fn handle(&mut self, now: Now, event: Event<D>) -> Result<(), StorageError> {
         self.now = now;
         match event {
             Event::Peer { from, message } => self.handle_peer(from, message)?,
@@ -327,7 +348,7 @@ impl<S: Storage + Clone> Driver<S> {
     }
 
     /// What is to be done now, in this order.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
+    pub fn take_effects(&mut self) -> Vec<Effect<D>> {
         std::mem::take(&mut self.effects)
     }
 
@@ -371,7 +392,7 @@ impl<S: Storage + Clone> Driver<S> {
         }
     }
 
-    fn handle_durable(&mut self, proof: Durable) -> Result<(), StorageError> {
+    fn handle_durable(&mut self, proof: D) -> Result<(), StorageError> {
         let id = proof.id();
         let envelopes = self.dependent.remove(&id).unwrap_or_default();
         if !envelopes.is_empty() {

@@ -32,10 +32,14 @@ pub struct Durable {
     id: PersistId,
 }
 
-impl Durable {
+/// Proof that a batch is durable. Only what wrote it can make one: the log makes [`Durable`], a simulated disk its own.
+pub trait Proof: std::fmt::Debug {
     /// Which batch.
-    #[must_use]
-    pub fn id(&self) -> PersistId {
+    fn id(&self) -> PersistId;
+}
+
+impl Proof for Durable {
+    fn id(&self) -> PersistId {
         self.id
     }
 }

@@ -6,7 +6,8 @@ use d3b_paxos::formation::FormationMessage;
 use d3b_paxos::message::Envelope;
 use serde::{Deserialize, Serialize};
 
-/// One message. Any of them may be lost, doubled or late.
+/// One message. Any of them may be lost or late. [`PeerMessage::Forward`] and its reply come once at most, as connections
+/// carry them: that a command was refused must stay true. All others may be doubled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum PeerMessage {
     /// Consensus.

@@ -1,0 +1,180 @@
+//! The disk of a simulated replica: the log, the identity, the blobs. What is here is durable; what is being written is
+//! not here yet.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use d3b::{BlobReference, Digest, DiskId, Slot};
+use d3b_engine::Blobs;
+use d3b_paxos::types::{Ballot, Configuration, PersistId, Record};
+use d3b_paxos::{PersistBatch, Storage, StorageError};
+use d3bd::log::Proof;
+
+/// The simulated disk's word that a batch is durable.
+#[derive(Debug)]
+pub struct Written(PersistId);
+
+impl Proof for Written {
+    fn id(&self) -> PersistId {
+        self.0
+    }
+}
+
+/// A record as it lies on the disk.
+#[derive(Debug, Clone)]
+struct Stored {
+    record: Record,
+    /// Its checksum no longer fits.
+    damaged: bool,
+}
+
+#[derive(Debug)]
+struct Contents {
+    promised: Ballot,
+    records: BTreeMap<Slot, Stored>,
+}
+
+/// The log's file. Clones are views of the same file.
+#[derive(Debug, Clone)]
+pub struct LogFile {
+    contents: Rc<RefCell<Contents>>,
+}
+
+impl LogFile {
+    fn blank() -> LogFile {
+        let contents = Contents { promised: Ballot::ZERO, records: BTreeMap::new() };
+        LogFile { contents: Rc::new(RefCell::new(contents)) }
+    }
+
+    /// The highest ballot that was made durable.
+    #[must_use]
+    pub fn promised(&self) -> Ballot {
+        self.contents.borrow().promised
+    }
+
+    /// The last slot that it holds.
+    #[must_use]
+    pub fn last(&self) -> Slot {
+        self.contents.borrow().records.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot)
+    }
+
+    /// The ballot at which it holds a slot.
+    #[must_use]
+    pub fn ballot(&self, slot: Slot) -> Option<Ballot> {
+        self.contents.borrow().records.get(&slot).map(|stored| stored.record.ballot)
+    }
+
+    /// Whether a slot's record satisfies a condition.
+    #[must_use]
+    pub fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
+        self.contents.borrow().records.get(&slot).is_some_and(|stored| condition(&stored.record))
+    }
+
+    /// Makes a batch durable, all of it at once, as a transaction does.
+    pub fn write(&self, batch: &PersistBatch) -> Written {
+        let mut contents = self.contents.borrow_mut();
+        if let Some(promised) = batch.promised {
+            contents.promised = promised;
+        }
+        for record in &batch.records {
+            contents.records.insert(record.slot, Stored { record: record.clone(), damaged: false });
+        }
+        Written(batch.id)
+    }
+
+    /// Flips a bit of a record; false where there is none.
+    pub fn damage(&self, slot: Slot) -> bool {
+        match self.contents.borrow_mut().records.get_mut(&slot) {
+            Some(stored) => {
+                stored.damaged = true;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The blobs and whatever else the records from a slot on name.
+    pub fn visit(&self, from: Slot, mut visit: impl FnMut(&Record)) {
+        self.contents.borrow().records.range(from..).for_each(|(_, stored)| visit(&stored.record));
+    }
+}
+
+impl Storage for LogFile {
+    fn read(&self, from: Slot, upto: Slot, bytes_max: usize) -> Result<Vec<Record>, StorageError> {
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        if from > upto {
+            return Ok(records);
+        }
+        for (slot, stored) in self.contents.borrow().records.range(from..=upto) {
+            if stored.damaged {
+                return Err(StorageError { message: format!("the record of slot {slot} is damaged") });
+            }
+            bytes += stored.record.entry.size();
+            if bytes > bytes_max && !records.is_empty() {
+                break;
+            }
+            records.push(stored.record.clone());
+        }
+        Ok(records)
+    }
+}
+
+/// The blobs on a disk.
+#[derive(Debug, Clone, Default)]
+pub struct BlobFiles {
+    /// When each one's grace period last began, in the run's microseconds.
+    renewed_at: BTreeMap<Digest, u64>,
+}
+
+impl BlobFiles {
+    /// Puts a blob there, or begins its grace period anew.
+    pub fn put(&mut self, reference: BlobReference, now: u64) {
+        self.renewed_at.insert(reference.digest, now);
+    }
+
+    /// Begins a blob's grace period anew; false where it is not there.
+    pub fn renew(&mut self, digest: &Digest, now: u64) -> bool {
+        self.renewed_at.get_mut(digest).map(|renewed_at| *renewed_at = now).is_some()
+    }
+
+    /// Whether it is there.
+    #[must_use]
+    pub fn holds(&self, digest: &Digest) -> bool {
+        self.renewed_at.contains_key(digest)
+    }
+
+    /// Drops what nothing refers to and was not renewed within the grace period.
+    pub fn collect(&mut self, referenced: impl Fn(&Digest) -> bool, grace: u64, now: u64) {
+        self.renewed_at.retain(|digest, renewed_at| referenced(digest) || *renewed_at + grace > now);
+    }
+}
+
+impl Blobs for BlobFiles {
+    fn path(&self, _digest: &Digest) -> Option<PathBuf> {
+        None
+    }
+}
+
+/// Everything of a replica that survives its process, but for the state machine's files.
+#[derive(Debug)]
+pub struct Disk {
+    /// Made when it was formatted.
+    pub id: DiskId,
+    /// The configuration that formed the cluster.
+    pub configuration: Option<Configuration>,
+    /// The Paxos log.
+    pub log: LogFile,
+    /// The blobs.
+    pub blobs: BlobFiles,
+}
+
+impl Disk {
+    /// A disk that was just formatted.
+    #[must_use]
+    pub fn blank(id: DiskId) -> Disk {
+        Disk { id, configuration: None, log: LogFile::blank(), blobs: BlobFiles::default() }
+    }
+}

@@ -1,0 +1,213 @@
+//! The real engine on files in memory, as the state machine of a simulated replica.
+//!
+//! A killed process leaves its files as they are. A power cut takes from each write-ahead log an end of any length that
+//! was not synced, be it in the middle of a page, and leaves noise there; it does so to every database by itself.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use d3b::{Arguments, Digest, RowSink, SinkClosed, Slot, Statement, ValueRef};
+use d3b_engine::{Blobs, EXECUTION, Engine, LogEntry, Options, Progress};
+use tempfile::TempDir;
+
+use super::machine::{Audit, Machine, file_value};
+use super::random::Random;
+use super::workload::{self, DATABASE, Register, TEMPORARY};
+
+/// The files of one replica's databases.
+#[derive(Debug)]
+pub struct Files {
+    directory: TempDir,
+    generation: u32,
+    synced: Synced,
+}
+
+/// The write-ahead logs, by their names, as they were when they were synced last.
+type Synced = BTreeMap<String, Vec<u8>>;
+
+impl Files {
+    fn current(&self) -> PathBuf {
+        self.directory.path().join(self.generation.to_string())
+    }
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Real {
+    engine: Engine,
+    directory: PathBuf,
+    synced: Synced,
+}
+
+/// A directory in memory where there is one.
+fn temporary_directory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let made =
+        if memory.is_dir() { TempDir::with_prefix_in("d3b-sim-", memory) } else { TempDir::with_prefix("d3b-sim-") };
+    made.expect("a temporary directory")
+}
+
+impl Machine for Real {
+    type Image = Files;
+    const DATABASES: bool = true;
+
+    fn blank() -> Files {
+        Files { directory: temporary_directory(), generation: 0, synced: BTreeMap::new() }
+    }
+
+    fn open(image: &mut Files, execution: u32) -> Result<Real, String> {
+        if execution != EXECUTION {
+            return Err(format!("the engine has execution version {EXECUTION} only, not {execution}"));
+        }
+        let directory = image.current();
+        let engine = Engine::open(&directory, Options { connections_max: 2 }).map_err(|fatal| fatal.to_string())?;
+        Ok(Real { engine, directory, synced: std::mem::take(&mut image.synced) })
+    }
+
+    fn resume_after(&self) -> Slot {
+        self.engine.resume_after()
+    }
+
+    fn applied(&self) -> Slot {
+        self.engine.applied()
+    }
+
+    fn apply(&mut self, entries: &[LogEntry<'_>], blobs: &dyn Blobs) -> Result<Progress, String> {
+        self.engine.apply(entries, blobs).map_err(|fatal| format!("{fatal}: {:?}", std::error::Error::source(&fatal)))
+    }
+
+    fn checkpoint(&mut self) -> Result<(), String> {
+        self.engine.checkpoint().map_err(|fatal| fatal.to_string())?;
+        self.synced = logs(&self.directory);
+        Ok(())
+    }
+
+    fn crash(self, image: &mut Files, power_cut: bool, random: &mut Random) {
+        let before = image.current();
+        image.generation += 1;
+        let after = image.current();
+        std::fs::create_dir_all(&after).expect("a directory in memory");
+        for path in files(&before) {
+            let name = path.file_name().expect("a file has a name").to_string_lossy().into_owned();
+            // The shared memory of the processes before is not on the disk.
+            if name.ends_with("-shm") {
+                continue;
+            }
+            let mut bytes = std::fs::read(&path).expect("a file in memory");
+            if power_cut && name.ends_with("-wal") {
+                tear(&mut bytes, self.synced.get(&name).map_or(&[], Vec::as_slice), random);
+            }
+            std::fs::write(after.join(name), bytes).expect("a file in memory");
+        }
+        // What the engine does on its way out goes to files that nobody looks at any more.
+        drop(self.engine);
+        std::fs::remove_dir_all(&before).expect("a directory in memory");
+        image.synced = logs(&after);
+    }
+
+    fn look(&self, register: Register) -> Result<u64, String> {
+        let number = |sql: &str, db: &str| -> Result<u64, String> {
+            let rows = self.rows(db, sql)?;
+            Ok(rows.first().and_then(|row| row.parse().ok()).unwrap_or(0))
+        };
+        match register {
+            Register::Row(row) => number(&format!("SELECT v FROM kv WHERE k = {row}"), DATABASE),
+            Register::File(file) => {
+                let file_id = workload::file_id(file);
+                let found = self.engine.readers().media(&workload::name(DATABASE), &file_id);
+                let found = found.map_err(|rejection| rejection.detail)?;
+                Ok(found.map_or(0, |(_, digest)| file_value(&digest)))
+            }
+            Register::Database => number(&format!("SELECT owner FROM tables WHERE name = '{TEMPORARY}'"), "schemas"),
+            Register::SetUp(_) => Ok(0),
+        }
+    }
+
+    fn referenced(&self) -> Result<Vec<Digest>, String> {
+        let mut digests = Vec::new();
+        self.engine.referenced_blobs(&mut |digest| digests.push(digest)).map_err(|fatal| fatal.to_string())?;
+        Ok(digests)
+    }
+
+    fn audit(&self) -> Result<Audit, String> {
+        let mut tokens = BTreeMap::new();
+        for row in self.rows(DATABASE, "SELECT token FROM done")? {
+            *tokens.entry(row.parse().map_err(|_| format!("{row} is no token"))?).or_default() += 1;
+        }
+        let mut contents = String::new();
+        for (db, sql) in [
+            (DATABASE, "SELECT * FROM kv ORDER BY 1"),
+            (DATABASE, "SELECT rowid, * FROM done ORDER BY 1"),
+            (DATABASE, "SELECT rowid, * FROM seen ORDER BY 1"),
+            ("schemas", "SELECT * FROM tables ORDER BY 1"),
+        ] {
+            contents.push_str(&self.rows(db, sql)?.join("\n"));
+        }
+        let media = self.engine.readers().media_list(&workload::name(DATABASE), None, 1_000);
+        contents.push_str(&format!("{:?}", media.map_err(|rejection| rejection.detail)?));
+        Ok(Audit { tokens, contents })
+    }
+}
+
+impl Real {
+    /// The rows of a query, each as a line.
+    fn rows(&self, db: &str, sql: &str) -> Result<Vec<String>, String> {
+        let statement = Statement { sql: sql.to_owned(), arguments: Arguments::default(), expect: None };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut lines = Lines(Vec::new());
+        self.engine
+            .readers()
+            .query(&workload::name(db), &statement, deadline, None, &mut lines)
+            .map_err(|rejection| rejection.detail)?;
+        Ok(lines.0)
+    }
+}
+
+/// Keeps rows as lines of text.
+struct Lines(Vec<String>);
+
+impl RowSink for Lines {
+    fn columns(&mut self, _names: &[String], _types: &[String]) -> Result<(), SinkClosed> {
+        Ok(())
+    }
+
+    fn row(&mut self, values: &[ValueRef<'_>]) -> Result<(), SinkClosed> {
+        let value = |value: &ValueRef<'_>| match value {
+            ValueRef::Null => "NULL".to_owned(),
+            ValueRef::Integer(integer) => integer.to_string(),
+            ValueRef::Real(real) => real.to_string(),
+            ValueRef::Text(text) => text.clone().into_owned(),
+            ValueRef::Blob(bytes) => format!("{bytes:02x?}"),
+        };
+        self.0.push(values.iter().map(value).collect::<Vec<_>>().join(" | "));
+        Ok(())
+    }
+}
+
+/// The files of a directory, in order.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).expect("a directory in memory");
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()).collect();
+    paths.sort();
+    paths
+}
+
+fn logs(directory: &Path) -> Synced {
+    let logs = files(directory).into_iter().filter_map(|path| {
+        let name = path.file_name()?.to_str()?.to_owned();
+        name.ends_with("-wal").then(|| (name, std::fs::read(&path).expect("a file in memory")))
+    });
+    logs.collect()
+}
+
+/// Takes back a random part of what was written since the last sync: behind it stands what was there before, or noise.
+fn tear(bytes: &mut Vec<u8>, synced: &[u8], random: &mut Random) {
+    let same = bytes.iter().zip(synced).take_while(|(now, then)| now == then).count();
+    let kept = same + usize::try_from(random.below((bytes.len() - same) as u64 + 1)).expect("within a length");
+    let under_way = if random.percent(30) { bytes.len().min(kept + 600) } else { kept };
+    bytes[kept..under_way].fill_with(|| random.word().to_le_bytes()[0]);
+    bytes.truncate(under_way);
+    bytes.extend(synced.iter().skip(under_way));
+}
