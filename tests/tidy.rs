@@ -53,10 +53,12 @@ fn walk(directory: &Path, paths: &mut Vec<PathBuf>) {
     let entries = std::fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     for path in entries.map(|entry| entry.expect("a directory can be read").path()) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // In a linked worktree .git is a file.
+        if matches!(name.as_ref(), "target" | ".git") {
+            continue;
+        }
         if path.is_dir() {
-            if !matches!(name.as_ref(), "target" | ".git") {
-                walk(&path, paths);
-            }
+            walk(&path, paths);
         } else {
             paths.push(path);
         }

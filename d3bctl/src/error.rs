@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use d3b::Code;
 use d3b::client::ClientError;
 
 /// Success.
@@ -216,7 +217,7 @@ impl CliError {
     #[must_use]
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            CliError::Client(error) => return error.hint(),
+            CliError::Client(error) => return client_hint(error),
             CliError::Usage(error) => return error.hint(),
             CliError::JournalBeside(path) => {
                 let database = path.to_string_lossy();
@@ -240,6 +241,19 @@ impl CliError {
             CliError::File { .. } | CliError::Output(_) | CliError::Input(_) | CliError::Declined => return None,
         };
         Some(text.to_owned())
+    }
+}
+
+/// The server's hints speak of HTTP; where our user has another way, that is told.
+fn client_hint(error: &ClientError) -> Option<String> {
+    match error {
+        ClientError::Problem { problem, .. } if problem.code == Code::NoQuorum => {
+            Some("d3bctl cluster status tells who is reachable; --level stale reads what a replica has".to_owned())
+        }
+        ClientError::Problem { problem, .. } if problem.code == Code::Exists => {
+            Some("--replace puts the file in its place".to_owned())
+        }
+        other => other.hint(),
     }
 }
 

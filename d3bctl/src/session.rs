@@ -138,7 +138,7 @@ impl Session {
             std::io::stdout().write_all(line.as_bytes()).map_err(CliError::Output)?;
             return Ok(None);
         }
-        signals::writing(request.key.clone());
+        signals::writing(request.key.clone().map(|key| (key, self.client.endpoints()[0].clone())));
         let answer = self.client.send(request);
         signals::writing(None);
         Ok(Some(answer?))

@@ -7,12 +7,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use d3b::client::{ClientError, WriteKey};
+use d3b::client::{ClientError, Endpoint, Failure, WriteKey};
 
 /// Files that must not outlive a process that is interrupted.
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
-/// The write whose answer is being waited for.
-static WRITING: Mutex<Option<WriteKey>> = Mutex::new(None);
+/// The write whose answer is being waited for, and whom to ask for it later.
+static WRITING: Mutex<Option<(WriteKey, Endpoint)>> = Mutex::new(None);
 
 /// Keeps a file on the list of those to take away.
 #[derive(Debug)]
@@ -34,8 +34,8 @@ impl Drop for Unfinished {
 }
 
 /// Says that a write is under way, or that none is.
-pub fn writing(key: Option<WriteKey>) {
-    *WRITING.lock().expect("no panic while held") = key;
+pub fn writing(write: Option<(WriteKey, Endpoint)>) {
+    *WRITING.lock().expect("no panic while held") = write;
 }
 
 /// Lets a thread wait for SIGINT, SIGTERM and SIGHUP. To be called before other threads are started, which then leave
@@ -78,9 +78,10 @@ fn end(signal: i32, interactive: bool) {
         text.push_str("\r\x1b[K");
     }
     text.push_str("interrupted\n");
-    if let Some(key) = WRITING.lock().expect("no panic while held").take() {
-        let hint = ClientError::OutcomeUnknown { key, failures: Vec::new() }.hint().unwrap_or_default();
-        text.push_str(&format!("hint: a write was under way: {hint}\n"));
+    if let Some((key, endpoint)) = WRITING.lock().expect("no panic while held").take() {
+        let failures = vec![Failure { endpoint, cause: "interrupted".to_owned() }];
+        let hint = ClientError::OutcomeUnknown { key, failures }.hint().unwrap_or_default();
+        text.push_str(&format!("hint: a request was under way that may have written: {hint}\n"));
     }
     // Where nobody reads it any more, the exit code says it.
     let _ = std::io::stderr().write_all(text.as_bytes());

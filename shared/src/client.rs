@@ -317,7 +317,10 @@ impl Client {
             }
             None if request.method == Method::HEAD => {
                 let code = Code::ALL.iter().copied().find(|code| code.status() == status);
-                Problem::new(code.unwrap_or(Code::Internal), format!("the replica answers with status {status}"))
+                Problem::new(
+                    code.unwrap_or(Code::Internal),
+                    format!("the replica cannot serve this now: status {status}"),
+                )
             }
             // A proxy before a replica that does not answer, perhaps: the request may have gone through.
             None if status >= 500 => {

@@ -1,3 +1,5 @@
+//! Readers beside the engine: what they see, refuse, export and check.
+
 use std::fs;
 use std::time::{Duration, Instant};
 
