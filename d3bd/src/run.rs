@@ -446,7 +446,8 @@ async fn hand_over(me: ReplicaId, events: &SyncSender<Event>, mut status: watch:
         if leads && others {
             asked |= events.try_send(Event::HandOver).is_ok();
         }
-        if !asked {
+        // Where all stop together, nobody is left to take over.
+        if !asked || !others {
             return;
         }
         let handed_over = status.wait_for(|status| status.leader.is_some_and(|leader| leader != me));

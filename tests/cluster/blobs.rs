@@ -1,7 +1,7 @@
 //! Files that replicas need of one another, and when they may be dropped.
 
 use d3b::{Code, Digest};
-use d3b_tests::sample::{Noise, SHOP, database_bytes};
+use d3b_tests::sample::{Noise, SHOP, database_bytes, dump};
 use d3b_tests::wait::PATIENCE;
 use d3b_tests::{Cluster, Options, wait_until};
 use serde_json::json;
@@ -67,4 +67,19 @@ fn a_file_that_too_few_hold_is_not_committed_and_not_kept() {
     answer.expect_problem(Code::NoQuorum);
     let blob = cluster.replica(alone).blob(&Digest::of(bytes));
     wait_until("the file is dropped", PATIENCE, || !blob.exists());
+}
+
+#[test]
+fn a_raw_client_gets_back_the_database_that_it_uploaded() {
+    let cluster = Cluster::start();
+    let file = database_bytes(SHOP);
+    cluster.replica(1).put("/v1/db/shop/file", &file).expect(201);
+    let get = |name: &str| json!({"table": "schemas", "query": "", "args": [], "media_op": "get", "file_id": name});
+    for id in cluster.ids() {
+        let replica = cluster.replica(id);
+        // One linearized query, then plain GETs.
+        assert_eq!(replica.value("schemas", "SELECT fileid FROM tables"), "shop.sqlite3");
+        assert_eq!(dump(&replica.post("/", &get("shop.sqlite3")).expect(200).body), dump(&file));
+        replica.post("/", &get("other.sqlite3")).expect_problem(Code::MediaNotFound);
+    }
 }

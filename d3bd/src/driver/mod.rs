@@ -274,7 +274,11 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         self.now = now;
         match event {
             Event::Peer { from, message } => self.handle_peer(from, message)?,
-            Event::ConnectionReset(peer) => self.step(Input::ConnectionReset(peer))?,
+            Event::ConnectionReset(peer) => {
+                // Until it is heard from again: what it says next may come on another connection.
+                self.heard_at.remove(&peer);
+                self.step(Input::ConnectionReset(peer))?;
+            }
             Event::Durable(proof) => self.handle_durable(proof)?,
             Event::ConfigurationPersisted(configuration) => self.run(configuration),
             Event::Applied(report) => self.handle_applied(report)?,

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,9 +11,9 @@ use futures_util::{Stream, StreamExt};
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
+use super::memory::Memory;
 use super::problem::bad_request;
 use crate::handle::{BlobUpload, Handle};
 
@@ -91,44 +90,6 @@ impl Body for Patient {
     }
 }
 
-/// Room in memory is taken in steps of so many KiB.
-const MEMORY_STEP_KIB: u64 = 64;
-
-/// What a request has of the memory that all JSON bodies share. It is taken as the bytes come: what a client announces,
-/// or may yet send, keeps nobody else out.
-#[derive(Debug)]
-pub(crate) struct BodyMemory {
-    shared: Arc<Semaphore>,
-    held: Option<OwnedSemaphorePermit>,
-}
-
-impl BodyMemory {
-    /// None of it yet; a permit of `shared` is one KiB.
-    pub(crate) fn new(shared: Arc<Semaphore>) -> BodyMemory {
-        BodyMemory { shared, held: None }
-    }
-
-    /// Makes room for so many bytes in all.
-    ///
-    /// # Errors
-    /// `overloaded`.
-    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Problem> {
-        let wanted = (bytes as u64).div_ceil(MEMORY_STEP_KIB << 10) * MEMORY_STEP_KIB;
-        let held = self.held.as_ref().map_or(0, |held| held.num_permits() as u64);
-        let missing = u32::try_from(wanted.saturating_sub(held)).unwrap_or(u32::MAX);
-        if missing == 0 {
-            return Ok(());
-        }
-        let permit = Arc::clone(&self.shared).try_acquire_many_owned(missing);
-        let permit = permit.map_err(|_| Problem::new(Code::Overloaded, "too many large requests are under way"))?;
-        match &mut self.held {
-            Some(held) => held.merge(permit),
-            None => self.held = Some(permit),
-        }
-        Ok(())
-    }
-}
-
 /// A body as handlers read it.
 pub(crate) struct RequestBody {
     stream: Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send + Sync>>,
@@ -160,7 +121,7 @@ impl RequestBody {
         mut self,
         headers: &HeaderMap,
         bytes_max: u64,
-        memory: &mut BodyMemory,
+        memory: &mut Memory,
     ) -> Result<Bytes, Problem> {
         check_encoding(headers)?;
         let announced = check_length(headers, bytes_max)?;
@@ -171,12 +132,7 @@ impl RequestBody {
         Ok(whole)
     }
 
-    async fn gather(
-        &mut self,
-        announced: Option<u64>,
-        bytes_max: u64,
-        memory: &mut BodyMemory,
-    ) -> Result<Bytes, Problem> {
+    async fn gather(&mut self, announced: Option<u64>, bytes_max: u64, memory: &mut Memory) -> Result<Bytes, Problem> {
         let Some(first) = self.next().await? else { return Ok(Bytes::new()) };
         memory.grow(first.len())?;
         if announced == Some(first.len() as u64) {
@@ -332,21 +288,6 @@ mod tests {
         assert!(check_encoding(&headers).is_ok());
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         assert_eq!(check_encoding(&headers).unwrap_err().code, Code::UnsupportedMediaType);
-    }
-
-    #[test]
-    fn memory_is_taken_as_bytes_come_and_given_back() {
-        let shared = Arc::new(Semaphore::new(256));
-        let (mut one, mut other) = (BodyMemory::new(Arc::clone(&shared)), BodyMemory::new(Arc::clone(&shared)));
-        one.grow(1).unwrap();
-        one.grow(64 << 10).unwrap();
-        assert_eq!(shared.available_permits(), 192, "by steps");
-        other.grow(192 << 10).unwrap();
-        assert_eq!(one.grow((64 << 10) + 1).unwrap_err().code, Code::Overloaded);
-        drop(other);
-        one.grow(256 << 10).unwrap();
-        drop(one);
-        assert_eq!(shared.available_permits(), 256);
     }
 
     #[test]

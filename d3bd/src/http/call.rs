@@ -12,8 +12,9 @@ use warp::Filter;
 use warp::path::FullPath;
 use warp::reply::{Reply, Response};
 
-use super::body::{BodyMemory, JSON_BYTES_MAX, RequestBody};
+use super::body::{JSON_BYTES_MAX, RequestBody};
 use super::encode::{Form, Rows};
+use super::memory::Memory;
 use super::parameters::{Parameters, Timeout};
 use super::problem::{self, bad_request};
 use crate::handle::{Handle, WriteOptions};
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) drain: watch::Receiver<bool>,
     /// One permit for each KiB that all JSON bodies together may take in memory.
     pub(crate) body_memory: Arc<Semaphore>,
+    /// The same for results that are gathered before they are sent.
+    pub(crate) result_memory: Arc<Semaphore>,
 }
 
 /// Names a request in answers and in the log.
@@ -44,7 +47,7 @@ pub(crate) struct Call {
     pub(crate) request_id: String,
     body: Option<RequestBody>,
     /// Given back when the request has its answer.
-    pub(crate) body_memory: BodyMemory,
+    pub(crate) body_memory: Memory,
 }
 
 /// Takes a request out of a route whose path has matched.
@@ -63,7 +66,7 @@ pub(crate) fn call(
             headers,
             request_id: request_id.map(|RequestId(text)| text).unwrap_or_default(),
             body: Some(RequestBody::new(body)),
-            body_memory: BodyMemory::new(Arc::clone(&shared.body_memory)),
+            body_memory: Memory::new(Arc::clone(&shared.body_memory)),
         },
     )
 }

@@ -128,9 +128,18 @@ async fn download(db: &str, call: &Call) -> Result<Response, Problem> {
     parameters.finish()?;
     // The level is met within the usual time; the copy itself may take longer. The second look needs no leader.
     call.handle().database(db.clone(), read.options()).await?;
+    send_copy(call, db, read.timeout).await
+}
+
+/// Answers with a copy of a database as it is here.
+pub(crate) async fn send_copy(
+    call: &Call,
+    db: DatabaseName,
+    timeout: parameters::Timeout,
+) -> Result<Response, Problem> {
     let options = ReadOptions {
         level: Level::AtLeast(call.applied()),
-        deadline: read.timeout.deadline_or(EXPORT_TIMEOUT),
+        deadline: timeout.deadline_or(EXPORT_TIMEOUT),
         result_bytes_max: None,
     };
     let exported = call.handle().export(db.clone(), options).await?;

@@ -12,6 +12,7 @@ mod encode;
 mod io;
 mod log;
 mod media;
+mod memory;
 mod multipart;
 mod operations;
 mod parameters;

@@ -12,9 +12,10 @@ use futures_util::Stream;
 use hyper::header::CONTENT_TYPE;
 use multer::{Field, Multipart};
 
-use super::body::{self, BodyMemory, JSON_BYTES_MAX, announced_digest, arrival_problem, check_digest, too_large};
+use super::body::{self, JSON_BYTES_MAX, announced_digest, arrival_problem, check_digest, too_large};
 use super::call::Call;
 use super::media::media_type;
+use super::memory::Memory;
 use super::problem::bad_request;
 use crate::handle::{BlobUpload, Handle};
 
@@ -113,7 +114,7 @@ impl Parser {
         Ok(chunk)
     }
 
-    async fn collect(&self, field: &mut Field<'static>, memory: &mut BodyMemory) -> Result<Bytes, Problem> {
+    async fn collect(&self, field: &mut Field<'static>, memory: &mut Memory) -> Result<Bytes, Problem> {
         let mut whole = BytesMut::new();
         while let Some(chunk) = self.chunk(field).await? {
             if (whole.len() + chunk.len()) as u64 > JSON_BYTES_MAX {

@@ -1,6 +1,9 @@
 //! `POST /`: the original wire form, frozen. Clients that know nothing else keep working.
 
-use d3b::{DatabaseName, FileId, MediaChange, Operation, Problem, Statement};
+use d3b::{
+    Arguments, Code, DatabaseName, FileId, MediaChange, Operation, Problem, RowSink, SinkClosed, Statement, Value,
+    ValueRef,
+};
 use hyper::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -9,11 +12,11 @@ use warp::reply::Response;
 use super::body::utf8;
 use super::call::{Call, request_digest};
 use super::encode::Form;
-use super::parameters::Timeout;
+use super::parameters::{RESULT_BYTES_MAX, Timeout};
 use super::problem::{self, bad_request};
 use super::results::{Run, written};
 use super::{media, multipart, statement};
-use crate::handle::WriteOptions;
+use crate::handle::{Level, ReadOptions, WriteOptions};
 use crate::schema;
 
 /// A request as it stands in JSON. Members that are not known are passed over, as they always were.
@@ -67,6 +70,10 @@ async fn post(mut call: Call) -> Result<Response, Problem> {
             let write = Some(call.write_options(request, read.timeout)?);
             Run { db: table, statement, read, write, form: Form::Legacy }.run(&call).await
         }
+        Some(MediaRequest::Get(file_id)) if table.is_catalogue() => {
+            let db = database_of(&call, &file_id, read.timeout).await?;
+            super::db::send_copy(&call, db, read.timeout).await
+        }
         Some(MediaRequest::Get(file_id)) => {
             let media = call.handle().open_media(table, file_id).await?;
             media::serve(&call, &media).await
@@ -104,6 +111,39 @@ async fn upload(mut call: Call, timeout: Timeout) -> Result<Response, Problem> {
         handle.write(operation(table, statement, media), options).await?
     };
     Ok(written(Form::Legacy, &answer))
+}
+
+/// The database that was uploaded as this file, as far as this replica knows: media of the catalogue are databases.
+async fn database_of(call: &Call, file_id: &FileId, timeout: Timeout) -> Result<DatabaseName, Problem> {
+    let statement = Statement {
+        sql: "SELECT name FROM tables WHERE fileid = ?".to_owned(),
+        arguments: Arguments::Positional(vec![Value::Text(file_id.as_str().to_owned())]),
+        expect: None,
+    };
+    let options = ReadOptions {
+        level: Level::Stale { max_staleness: None },
+        deadline: timeout.deadline(),
+        result_bytes_max: Some(RESULT_BYTES_MAX),
+    };
+    let (Name(name), _) = call.handle().read(DatabaseName::catalogue(), statement, options, Name(None)).await?;
+    let missing = || Problem::new(Code::MediaNotFound, format!("no database was uploaded as {:?}", file_id.as_str()));
+    Ok(DatabaseName::new(name.ok_or_else(missing)?)?)
+}
+
+/// The first text of a result.
+struct Name(Option<String>);
+
+impl RowSink for Name {
+    fn columns(&mut self, _: &[String], _: &[String]) -> Result<(), SinkClosed> {
+        Ok(())
+    }
+
+    fn row(&mut self, values: &[ValueRef<'_>]) -> Result<(), SinkClosed> {
+        if let (None, Some(ValueRef::Text(text))) = (&self.0, values.first()) {
+            self.0 = Some(text.to_string());
+        }
+        Ok(())
+    }
 }
 
 async fn delete(
@@ -158,8 +198,6 @@ fn read_request(text: &str) -> Result<Request, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use d3b::Value;
-
     use super::*;
 
     #[track_caller]

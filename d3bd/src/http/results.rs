@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use warp::reply::Response;
 
 use super::call::{Call, respond, set_header, with_slot};
 use super::encode::{self, BufferSink, End, Form, Streamed};
+use super::memory::{self, Memory};
 use super::parameters::{RESULT_BYTES_MAX, ReadParameters};
 use super::streams;
 use crate::handle::{Executed, Handle, Level, ReadOptions, WriteAnswer, WriteOptions};
@@ -35,12 +37,13 @@ pub(crate) struct Run {
 impl Run {
     /// Runs it.
     pub(crate) async fn run(self, call: &Call) -> Result<Response, Problem> {
-        if self.form.is_streamed() { self.run_streamed(call).await } else { self.run_buffered(call.handle()).await }
+        if self.form.is_streamed() { self.run_streamed(call).await } else { self.run_buffered(call).await }
     }
 
-    async fn run_buffered(self, handle: &Handle) -> Result<Response, Problem> {
-        let form = self.form;
-        let sink = BufferSink::new(form, usize::try_from(RESULT_BYTES_MAX).expect("64 MiB fit"));
+    async fn run_buffered(self, call: &Call) -> Result<Response, Problem> {
+        let (form, handle) = (self.form, call.handle());
+        let memory = Memory::new(Arc::clone(&call.shared.result_memory));
+        let sink = BufferSink::new(form, usize::try_from(RESULT_BYTES_MAX).expect("64 MiB fit"), memory);
         let overflow = sink.overflow();
         let options = self.read.options();
         let executed = match self.write {
@@ -51,9 +54,19 @@ impl Run {
             }
         };
         match executed {
-            Ok(Executed::Read { sink, slot }) => Ok(whole(form, sink.finish(ended(slot)), slot)),
+            Ok(Executed::Read { sink, slot }) => {
+                let (mut bytes, memory) = sink.finish(ended(slot));
+                end_line(form, &mut bytes);
+                let mut response = streams::whole(memory::held(bytes, memory));
+                set_header(&mut response, "content-type", form.content_type());
+                Ok(with_slot(response, slot))
+            }
             Ok(Executed::Write(answer)) => Ok(written(form, &answer)),
             Err(_) if overflow.exceeded() => Err(too_large()),
+            Err(_) if overflow.overloaded() => {
+                Err(Problem::new(Code::Overloaded, "too many large results are under way")
+                    .with_hint("ask for a streamed form: Accept: application/x-ndjson or text/csv"))
+            }
             Err(problem) => Err(problem),
         }
     }
@@ -193,10 +206,15 @@ fn ended(slot: Slot) -> End {
     End { slot: Some(slot), ..End::default() }
 }
 
-fn whole(form: Form, mut bytes: Vec<u8>, slot: Slot) -> Response {
+/// A JSON object ends with its line; the original form never did.
+fn end_line(form: Form, bytes: &mut Vec<u8>) {
     if matches!(form, Form::Json(..)) {
         bytes.push(b'\n');
     }
+}
+
+fn whole(form: Form, mut bytes: Vec<u8>, slot: Slot) -> Response {
+    end_line(form, &mut bytes);
     with_slot(respond(StatusCode::OK, form.content_type(), bytes), slot)
 }
 

@@ -27,6 +27,8 @@ const CONNECTIONS_MAX: usize = 4_096;
 const REFUSALS_MAX: usize = 64;
 /// KiB that all JSON bodies together may take in memory.
 const BODY_MEMORY_KIB: usize = 256 << 10;
+/// KiB that all results together may take that are gathered before they are sent, until their clients have taken them.
+const RESULT_MEMORY_KIB: usize = 1 << 20;
 /// From the opening of a connection, or the end of a response, to the end of the next request's headers.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
@@ -60,7 +62,9 @@ pub async fn serve(
     mut drain: watch::Receiver<bool>,
 ) {
     let body_memory = Arc::new(Semaphore::new(BODY_MEMORY_KIB));
-    let shared = Shared { handle, upload_max: options.upload_max, drain: drain.clone(), body_memory };
+    let result_memory = Arc::new(Semaphore::new(RESULT_MEMORY_KIB));
+    let upload_max = options.upload_max;
+    let shared = Shared { handle, upload_max, drain: drain.clone(), body_memory, result_memory };
     let mut server = Server {
         layer: Arc::new(Layer::new(shared, options.hosts)),
         slots: Arc::new(Semaphore::new(CONNECTIONS_MAX)),

@@ -14,6 +14,14 @@ pub(crate) fn response(stream: impl Stream<Item = std::io::Result<Bytes>> + Send
     warp::reply::stream(Shareable(Mutex::new(Box::pin(stream)))).into_response()
 }
 
+/// A response whose body is at hand, and let go of when it is sent.
+pub(crate) fn whole(bytes: Bytes) -> Response {
+    let length = bytes.len();
+    let mut response = self::response(futures_util::stream::once(std::future::ready(Ok(bytes))));
+    response.headers_mut().insert(hyper::header::CONTENT_LENGTH, length.into());
+    response
+}
+
 /// A stream that may be shared between threads, as warp's bodies must be, although nobody shares it: it is polled
 /// through an exclusive borrow, so that the lock is never taken.
 struct Shareable<S>(Mutex<Pin<Box<S>>>);

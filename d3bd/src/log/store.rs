@@ -10,7 +10,7 @@ use std::path::Path;
 use d3b::{DiskId, ReplicaId, Slot};
 use d3b_paxos::PersistBatch;
 use d3b_paxos::types::{Ballot, Configuration, Entry, Record};
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{LogError, sqlite};
@@ -122,12 +122,18 @@ impl Store {
     }
 }
 
-/// Moves as much of the WAL into the database as nobody is using; true if that was all of it.
+/// Moves as much of the WAL into the database as nobody is using; true if that was all of it. Where the disk has no room
+/// for that, everything is safe in the WAL still.
 pub(super) fn checkpoint(connection: &Connection) -> Result<bool, LogError> {
-    let (busy, frames, moved): (bool, i64, i64) = connection
-        .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .map_err(sqlite("moving its WAL into the database"))?;
-    Ok(!busy && frames == moved)
+    let moved: rusqlite::Result<(bool, i64, i64)> =
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+    match moved {
+        Ok((busy, frames, moved)) => Ok(!busy && frames == moved),
+        Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy)) => {
+            Ok(false)
+        }
+        Err(error) => Err(sqlite("moving its WAL into the database")(error)),
+    }
 }
 
 /// Makes a log for a replica, durably.

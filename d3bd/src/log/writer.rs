@@ -1,9 +1,9 @@
 //! The thread that writes, and the one that moves the WAL into the database behind it.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ struct Wal {
     bytes: AtomicU64,
     /// The bulk is moved: the writer's turn.
     finish: AtomicBool,
+    /// Why the checkpointer gave up. A disk that fails it is not to be trusted with what comes after.
+    failure: Mutex<Option<LogError>>,
 }
 
 /// What the writer is asked to do.
@@ -143,6 +145,9 @@ fn write(mut store: Store, inbox: &Receiver<Request>, cache: &Cache, wal: &Wal, 
 
 /// The writer's part of a checkpoint, if it is its turn.
 fn finish_checkpoint(store: &Store, wal: &Wal) -> Result<(), LogError> {
+    if let Some(error) = wal.failure.lock().expect("no panic while held").take() {
+        return Err(error);
+    }
     if wal.finish.swap(false, Ordering::Acquire) && store.finish_checkpoint()? {
         wal.bytes.store(0, Ordering::Relaxed);
     }
@@ -153,7 +158,10 @@ fn finish_checkpoint(store: &Store, wal: &Wal) -> Result<(), LogError> {
 fn checkpoint(path: &Path, wal: &Wal, stopped: &Receiver<()>) {
     let connection = match open(path) {
         Ok(connection) => connection,
-        Err(error) => return tracing::error!(%error, "the log's WAL will not be moved into the database"),
+        Err(error) => {
+            *wal.failure.lock().expect("no panic while held") = Some(error);
+            return;
+        }
     };
     while matches!(stopped.recv_timeout(CHECKPOINT_INTERVAL), Err(RecvTimeoutError::Timeout)) {
         if wal.bytes.load(Ordering::Relaxed) < CHECKPOINT_BYTES {
@@ -161,8 +169,11 @@ fn checkpoint(path: &Path, wal: &Wal, stopped: &Receiver<()>) {
         }
         match super::store::checkpoint(&connection) {
             Ok(_) => wal.finish.store(true, Ordering::Release),
-            // The data is safe in the WAL; the writer meets a failing disk by itself.
-            Err(error) => tracing::warn!(%error, "the log's WAL could not be moved into the database"),
+            // Not tried again: after a failed fsync a later one may succeed without the bytes. The writer tells.
+            Err(error) => {
+                *wal.failure.lock().expect("no panic while held") = Some(error);
+                return;
+            }
         }
     }
 }

@@ -320,13 +320,20 @@ mod tests {
 
     #[test]
     fn a_result_that_grows_too_large_is_given_up() {
-        let mut sink = BufferSink::new(Form::Legacy, 100);
+        let memory = super::super::memory::Memory::new(std::sync::Arc::new(tokio::sync::Semaphore::new(64)));
+        let mut sink = BufferSink::new(Form::Legacy, 100, memory);
         let flag = sink.overflow();
         sink.columns(&["a".to_owned()], &[String::new()]).unwrap();
         let row = [ValueRef::Text("0123456789".into())];
         let rows = (0..20).take_while(|_| sink.row(&row).is_ok()).count();
         assert!(rows < 10);
-        assert!(flag.exceeded());
+        assert!(flag.exceeded() && !flag.overloaded());
+        let memory = super::super::memory::Memory::new(std::sync::Arc::new(tokio::sync::Semaphore::new(64)));
+        let mut sink = BufferSink::new(Form::Legacy, 1 << 20, memory);
+        let flag = sink.overflow();
+        sink.columns(&["a".to_owned()], &[String::new()]).unwrap();
+        while sink.row(&row).is_ok() {}
+        assert!(flag.overloaded() && !flag.exceeded());
     }
 
     #[test]

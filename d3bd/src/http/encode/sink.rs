@@ -8,6 +8,7 @@ use bytes::Bytes;
 use d3b::{RowSink, SinkClosed, ValueRef};
 use tokio::sync::mpsc;
 
+use super::super::memory::Memory;
 use super::{Encoder, End, Form};
 
 /// Bytes that are gathered before they are sent on.
@@ -17,13 +18,22 @@ const PIECES_MAX: usize = 4;
 /// How long a client may leave its pieces waiting before the read is given up for its sake.
 const STALL_MAX: Duration = Duration::from_secs(10);
 
-/// Tells, also when the sink itself is lost with an error, that it was its bound that ended the read.
+/// Tells, also when the sink itself is lost with an error, that it was the sink that ended the read, and why.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Overflow(Arc<AtomicBool>);
+pub(crate) struct Overflow {
+    exceeded: Arc<AtomicBool>,
+    overloaded: Arc<AtomicBool>,
+}
 
 impl Overflow {
+    /// The result is larger than its bound.
     pub(crate) fn exceeded(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.exceeded.load(Ordering::Acquire)
+    }
+
+    /// All results together would be larger than theirs.
+    pub(crate) fn overloaded(&self) -> bool {
+        self.overloaded.load(Ordering::Acquire)
     }
 }
 
@@ -33,13 +43,14 @@ pub(crate) struct BufferSink {
     encoder: Encoder,
     out: Vec<u8>,
     bytes_max: usize,
+    memory: Memory,
     overflow: Overflow,
 }
 
 impl BufferSink {
-    /// A sink that gives up past `bytes_max` encoded bytes.
-    pub(crate) fn new(form: Form, bytes_max: usize) -> BufferSink {
-        BufferSink { encoder: Encoder::new(form), out: Vec::new(), bytes_max, overflow: Overflow::default() }
+    /// A sink that gives up past `bytes_max` encoded bytes, or when there is no memory for them.
+    pub(crate) fn new(form: Form, bytes_max: usize, memory: Memory) -> BufferSink {
+        BufferSink { encoder: Encoder::new(form), out: Vec::new(), bytes_max, memory, overflow: Overflow::default() }
     }
 
     /// To ask, after a failure, whether the bound was the cause.
@@ -47,10 +58,10 @@ impl BufferSink {
         self.overflow.clone()
     }
 
-    /// The encoded result.
-    pub(crate) fn finish(mut self, end: End) -> Vec<u8> {
+    /// The encoded result, with the memory that it takes.
+    pub(crate) fn finish(mut self, end: End) -> (Vec<u8>, Memory) {
         self.encoder.end(&mut self.out, end);
-        self.out
+        (self.out, self.memory)
     }
 }
 
@@ -63,10 +74,13 @@ impl RowSink for BufferSink {
     fn row(&mut self, values: &[ValueRef<'_>]) -> Result<(), SinkClosed> {
         self.encoder.row(&mut self.out, values);
         if self.out.len() > self.bytes_max {
-            self.overflow.0.store(true, Ordering::Release);
+            self.overflow.exceeded.store(true, Ordering::Release);
             return Err(SinkClosed);
         }
-        Ok(())
+        self.memory.grow(self.out.len()).map_err(|_| {
+            self.overflow.overloaded.store(true, Ordering::Release);
+            SinkClosed
+        })
     }
 }
 
