@@ -81,8 +81,12 @@ struct Shared {
     read_only: AtomicBool,
     /// Whether the text that is being prepared is itself a PRAGMA.
     pragma: AtomicBool,
-    /// Calls of the progress handler since the operation began.
+    /// Whether a statement of the operation runs; else one is being prepared.
+    running: AtomicBool,
+    /// Calls of the progress handler while statements of the operation ran.
     calls: AtomicU64,
+    /// Calls of the progress handler since the preparation of the last text began.
+    calls_of_preparation: AtomicU64,
     /// The first refusal since the last look.
     denial: Mutex<Option<Denial>>,
     /// What was prepared to be created since the last look.
@@ -108,13 +112,18 @@ impl Guard {
     }
 
     /// Puts the step limit onto a connection: statements of users that take too long are interrupted, at the same step
-    /// everywhere.
+    /// everywhere. To prepare a text takes steps too; they have a limit of their own, because a process that keeps the
+    /// statement prepared does not take them again.
     fn limit_steps(&self, connection: &mut Connection) -> rusqlite::Result<()> {
         let shared = Arc::clone(&self.shared);
         let calls_max = STEPS_MAX / u64::from(STEPS_PER_CALL.unsigned_abs());
         connection.progress_handler(
             STEPS_PER_CALL,
-            Some(move || shared.mode() != Mode::Internal && shared.calls.fetch_add(1, Ordering::Relaxed) >= calls_max),
+            Some(move || {
+                let running = shared.running.load(Ordering::Relaxed);
+                let calls = if running { &shared.calls } else { &shared.calls_of_preparation };
+                shared.mode() != Mode::Internal && calls.fetch_add(1, Ordering::Relaxed) >= calls_max
+            }),
         )
     }
 
@@ -126,6 +135,17 @@ impl Guard {
     /// Begins to count the steps of an operation.
     pub fn begin_operation(&self) {
         self.shared.calls.store(0, Ordering::Relaxed);
+    }
+
+    /// Says that a statement of the operation begins to run, or has ended.
+    pub(crate) fn set_running(&self, running: bool) {
+        self.shared.running.store(running, Ordering::Relaxed);
+    }
+
+    /// How often the step limit was looked at while statements of the operation ran.
+    #[cfg(test)]
+    pub(crate) fn calls(&self) -> u64 {
+        self.shared.calls.load(Ordering::Relaxed)
     }
 
     /// Why the authorizer refused since this was last asked, if it did.
@@ -146,6 +166,7 @@ impl Guard {
         let keeps_statistics = ["ANALYZE", "ALTER", "DROP"].iter().any(|known| word.eq_ignore_ascii_case(known));
         self.shared.keeps_statistics.store(keeps_statistics, Ordering::Relaxed);
         self.shared.pragma.store(word.eq_ignore_ascii_case("PRAGMA"), Ordering::Relaxed);
+        self.shared.calls_of_preparation.store(0, Ordering::Relaxed);
         *lock(&self.shared.denial) = None;
         lock(&self.shared.created).clear();
     }

@@ -107,6 +107,7 @@ pub(crate) fn run(
     }
     database.guard.set(mode);
     let result = step(database, statement, kind, budget);
+    database.guard.set_running(false);
     database.guard.set(Mode::Internal);
     if kind == Kind::Other {
         database.schema_changed();
@@ -146,6 +147,7 @@ fn step(
     }
     let width = result.columns.len();
     let mut rows = prepared.raw_query();
+    guard.set_running(true);
     loop {
         match rows.next() {
             Ok(None) => break,
