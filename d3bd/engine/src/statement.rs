@@ -8,6 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, StatementStatus};
 
 use crate::apply::Refusal;
+use crate::arguments;
 use crate::database::{Database, OWN};
 use crate::guard::{self, Created, Guard, Mode};
 use crate::text::Kind;
@@ -136,7 +137,7 @@ fn step(
     let (connection, guard, admitted) = database.parts();
     let mut prepared = admitted.prepare(connection, guard, &statement.sql)?;
     check_answer(&prepared, &statement.sql)?;
-    guard::bind(&mut prepared, &statement.arguments)?;
+    arguments::bind(&mut prepared, &statement.arguments)?;
     // SQLite calls the progress handler at multiples of this counter: a kept statement must begin where a new one does.
     prepared.reset_status(StatementStatus::VmStep);
     let writes_rows = kind == Kind::Data && !prepared.readonly() && prepared.is_explain() == 0;

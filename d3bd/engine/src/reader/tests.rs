@@ -1,3 +1,5 @@
+//! Reads of databases that are being written, downloads, and the check of uploads.
+
 use std::fs;
 use std::time::{Duration, Instant};
 
