@@ -238,7 +238,7 @@ impl Database {
     }
 
     /// What SQL can ask about the connection is reset before each operation, or it would tell of other operations.
-    pub fn reset_for_operation(&self) -> rusqlite::Result<()> {
+    pub fn reset_for_operation(&mut self) -> rusqlite::Result<()> {
         self.run_own("/*d3b*/DELETE FROM _d3b_state WHERE 0")?;
         // Safety: the handle is that of a live connection, which only this thread uses.
         let total = unsafe {
@@ -247,7 +247,23 @@ impl Database {
             ffi::sqlite3_total_changes64(handle)
         };
         self.total_changes_base.store(total, Ordering::Relaxed);
+        if self.delay()? != Delay::None {
+            self.reset_step_counters();
+        }
         Ok(())
+    }
+
+    /// Virtual tables keep statements of their own prepared, as long as the process lives. The step limit is looked at
+    /// whenever such a statement has taken so many steps since it was prepared, instead of since the operation began.
+    fn reset_step_counters(&self) {
+        // Safety: the handle is that of a live connection, and so are the statements that it lists.
+        unsafe {
+            let mut statement = ffi::sqlite3_next_stmt(self.connection.handle(), std::ptr::null_mut());
+            while !statement.is_null() {
+                ffi::sqlite3_stmt_status(statement, ffi::SQLITE_STMTSTATUS_VM_STEP, 1);
+                statement = ffi::sqlite3_next_stmt(self.connection.handle(), statement);
+            }
+        }
     }
 
     /// Whether deferred foreign keys are violated now.
@@ -366,7 +382,9 @@ impl Database {
     }
 
     /// Says whether foreign keys are checked at the end of the operation instead of at each statement.
-    pub fn defer_foreign_keys(&self, defer: bool) -> rusqlite::Result<()> {
+    pub fn defer_foreign_keys(&mut self, defer: bool) -> rusqlite::Result<()> {
+        // SQLite prepares every kept statement anew after this, in the midst of its first step.
+        self.connection.flush_prepared_statement_cache();
         self.guard.set(Mode::Internal);
         self.connection.execute_batch(if defer {
             "PRAGMA defer_foreign_keys=ON"

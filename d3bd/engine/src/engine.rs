@@ -544,6 +544,12 @@ impl Engine {
         self.databases.is_dirty(id)
     }
 
+    /// How often the step limit was looked at in the last operation on a database.
+    #[cfg(test)]
+    pub(crate) fn calls_counted(&mut self, id: DatabaseId) -> u64 {
+        self.databases.get_open(id).map_or(0, |database| database.guard.calls())
+    }
+
     fn mark(&mut self, slot: Slot) -> rusqlite::Result<()> {
         self.catalogue.begin()?;
         catalogue::set_mark(&self.catalogue, slot)?;

@@ -10,11 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use d3b::{Arguments, Code, Rejection, Value};
+use d3b::{Code, Rejection};
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
-use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Statement, ffi};
 
 use crate::text::{self, Kind, is_hidden, starts_with};
@@ -81,8 +80,12 @@ struct Shared {
     read_only: AtomicBool,
     /// Whether the text that is being prepared is itself a PRAGMA.
     pragma: AtomicBool,
-    /// Calls of the progress handler since the operation began.
+    /// Whether a statement of the operation runs; else one is being prepared.
+    running: AtomicBool,
+    /// Calls of the progress handler while statements of the operation ran.
     calls: AtomicU64,
+    /// Calls of the progress handler since the preparation of the last text began.
+    calls_of_preparation: AtomicU64,
     /// The first refusal since the last look.
     denial: Mutex<Option<Denial>>,
     /// What was prepared to be created since the last look.
@@ -108,13 +111,18 @@ impl Guard {
     }
 
     /// Puts the step limit onto a connection: statements of users that take too long are interrupted, at the same step
-    /// everywhere.
+    /// everywhere. To prepare a text takes steps too; they have a limit of their own, because a process that keeps the
+    /// statement prepared does not take them again.
     fn limit_steps(&self, connection: &mut Connection) -> rusqlite::Result<()> {
         let shared = Arc::clone(&self.shared);
         let calls_max = STEPS_MAX / u64::from(STEPS_PER_CALL.unsigned_abs());
         connection.progress_handler(
             STEPS_PER_CALL,
-            Some(move || shared.mode() != Mode::Internal && shared.calls.fetch_add(1, Ordering::Relaxed) >= calls_max),
+            Some(move || {
+                let running = shared.running.load(Ordering::Relaxed);
+                let calls = if running { &shared.calls } else { &shared.calls_of_preparation };
+                shared.mode() != Mode::Internal && calls.fetch_add(1, Ordering::Relaxed) >= calls_max
+            }),
         )
     }
 
@@ -126,6 +134,17 @@ impl Guard {
     /// Begins to count the steps of an operation.
     pub fn begin_operation(&self) {
         self.shared.calls.store(0, Ordering::Relaxed);
+    }
+
+    /// Says that a statement of the operation begins to run, or has ended.
+    pub(crate) fn set_running(&self, running: bool) {
+        self.shared.running.store(running, Ordering::Relaxed);
+    }
+
+    /// How often the step limit was looked at while statements of the operation ran.
+    #[cfg(test)]
+    pub(crate) fn calls(&self) -> u64 {
+        self.shared.calls.load(Ordering::Relaxed)
     }
 
     /// Why the authorizer refused since this was last asked, if it did.
@@ -146,6 +165,7 @@ impl Guard {
         let keeps_statistics = ["ANALYZE", "ALTER", "DROP"].iter().any(|known| word.eq_ignore_ascii_case(known));
         self.shared.keeps_statistics.store(keeps_statistics, Ordering::Relaxed);
         self.shared.pragma.store(word.eq_ignore_ascii_case("PRAGMA"), Ordering::Relaxed);
+        self.shared.calls_of_preparation.store(0, Ordering::Relaxed);
         *lock(&self.shared.denial) = None;
         lock(&self.shared.created).clear();
     }
@@ -522,65 +542,6 @@ pub fn rejection(error: rusqlite::Error, guard: &Guard) -> rusqlite::Result<Reje
     Ok(Rejection { code, detail, hint, sqlite_code: Some(cause.extended_code), offset, statement: None })
 }
 
-/// Binds arguments to a statement's parameters.
-///
-/// # Errors
-/// Too few or too many of them, names that the statement does not have, parameters without a value, values that are
-/// too long.
-pub fn bind(statement: &mut Statement<'_>, arguments: &Arguments) -> Result<(), Rejection> {
-    let expected = statement.parameter_count();
-    match arguments {
-        Arguments::Positional(values) => {
-            if values.len() != expected {
-                return Err(Rejection::new(
-                    Code::BadRequest,
-                    format!("the statement has {expected} parameters, and {} arguments were given", values.len()),
-                ));
-            }
-            values.iter().enumerate().try_for_each(|(index, value)| bind_one(statement, index + 1, value))
-        }
-        Arguments::Named(values) => bind_named(statement, values, expected),
-    }
-}
-
-fn bind_named(statement: &mut Statement<'_>, values: &[(String, Value)], expected: usize) -> Result<(), Rejection> {
-    let refuse = |detail: String| Err(Rejection::new(Code::BadRequest, detail));
-    let mut bound = vec![false; expected];
-    for (name, value) in values {
-        // Names of parameters hold no NUL, which the search could not look for.
-        let index = if name.contains('\0') { None } else { statement.parameter_index(name).ok().flatten() };
-        let Some(index) = index else {
-            return refuse(format!("the statement has no parameter {name:?}"));
-        };
-        if std::mem::replace(&mut bound[index - 1], true) {
-            return refuse(format!("the argument {name:?} was given twice"));
-        }
-        bind_one(statement, index, value)?;
-    }
-    match bound.iter().position(|bound| !bound) {
-        None => Ok(()),
-        Some(index) => match statement.parameter_name(index + 1) {
-            Some(name) => refuse(format!("no argument was given for the parameter {name}")),
-            None => refuse("the statement has parameters without names, and the arguments have names".to_owned()),
-        },
-    }
-}
-
-fn bind_one(statement: &mut Statement<'_>, index: usize, value: &Value) -> Result<(), Rejection> {
-    let value = match value {
-        Value::Null => ValueRef::Null,
-        Value::Integer(integer) => ValueRef::Integer(*integer),
-        Value::Real(real) => ValueRef::Real(*real),
-        Value::Text(text) => ValueRef::Text(text.as_bytes()),
-        Value::Blob(bytes) => ValueRef::Blob(bytes),
-    };
-    statement.raw_bind_parameter(index, ToSqlOutput::Borrowed(value)).map_err(|error| {
-        let too_big = error.sqlite_error_code() == Some(ErrorCode::TooBig);
-        let code = if too_big { Code::TooLarge } else { Code::BadRequest };
-        Rejection::new(code, format!("argument {index} cannot be bound: {error}"))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -798,35 +759,5 @@ mod tests {
     fn endless_statements_are_interrupted() {
         let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0";
         check(Mode::Write, Some(Code::TooLarge), &[endless]);
-    }
-
-    #[test]
-    fn arguments_fit_their_parameters() {
-        let connection = Connection::open_in_memory().unwrap();
-        let try_bind = |sql: &str, arguments: Arguments| {
-            let mut statement = connection.prepare(sql).unwrap();
-            bind(&mut statement, &arguments).map_err(|rejection| rejection.detail)
-        };
-        let named = |names: &[&str]| {
-            Arguments::Named(names.iter().map(|name| ((*name).to_owned(), Value::Integer(1))).collect())
-        };
-        let positional = |count| Arguments::Positional(vec![Value::Null; count]);
-        assert_eq!(try_bind("SELECT ?, ?", positional(2)), Ok(()));
-        assert_eq!(try_bind("SELECT ?2", positional(2)), Ok(()));
-        assert_eq!(try_bind("SELECT :a, $b, @c, :a", named(&[":a", "@c", "$b"])), Ok(()));
-        assert_eq!(try_bind("SELECT 1", named(&[])), Ok(()));
-        for (sql, arguments, problem) in [
-            ("SELECT ?", positional(2), "1 parameters, and 2 arguments"),
-            ("SELECT ?", positional(0), "1 parameters, and 0 arguments"),
-            ("SELECT :a", named(&[":a", ":b"]), "no parameter \":b\""),
-            ("SELECT :a", named(&["a"]), "no parameter \"a\""),
-            ("SELECT :a", named(&[":a", ":a"]), "given twice"),
-            ("SELECT :a, :b", named(&[":a"]), "parameter :b"),
-            ("SELECT :a, ?", named(&[":a"]), "without names"),
-            ("SELECT :a", named(&[":a\0"]), "no parameter"),
-        ] {
-            let detail = try_bind(sql, arguments).unwrap_err();
-            assert!(detail.contains(problem), "{detail}");
-        }
     }
 }

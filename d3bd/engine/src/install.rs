@@ -199,7 +199,10 @@ fn publish(building: &Path, path: &Path, directory: &Path) -> Result<(), Install
     sync_directory(directory).map_err(|error| InstallError::Io(directory.to_owned(), error))
 }
 
-/// Whether an error lies in the uploaded bytes: damage that the check did not see, or tables in the way.
+/// Whether an error lies in the uploaded bytes: damage that the check did not see, tables in the way, or a header that
+/// forbids to write (the copy itself is this replica's own, and writable).
 fn is_unusable(error: &rusqlite::Error) -> bool {
-    is_damage(error) || database::sqlite_error(error).is_some_and(|error| error.code == ErrorCode::Unknown)
+    is_damage(error)
+        || database::sqlite_error(error)
+            .is_some_and(|error| matches!(error.code, ErrorCode::Unknown | ErrorCode::ReadOnly))
 }

@@ -6,14 +6,16 @@
 //!
 //! * [`command`] is the encoding of what an entry carries.
 //! * [`engine`] holds the one [`Engine`] of a replica: what is open, what is durable, what comes next.
-//! * `apply` turns entries into outcomes; `statement` runs one statement of them, and `text` looks at it before;
-//!   [`requests`] makes each happen once; [`catalogue`] keeps the names; [`database`] is one open file, `databases` are
-//!   those that are open; `install` brings an uploaded one into place; `media` keeps the rows that name attached files.
+//! * `apply` turns entries into outcomes; `statement` runs one statement of them with its `arguments`, and `text` looks
+//!   at it before; [`requests`] makes each happen once; [`catalogue`] keeps the names; [`database`] is one open file,
+//!   `databases` are those that are open; `install` brings an uploaded one into place; `media` keeps the rows that name
+//!   attached files.
 //! * [`clock`], [`random`] and [`guard`] take the replica's own time, dice and environment away from SQL.
 //! * [`fingerprint`] folds every effect into a chain that replicas compare.
 //! * [`reader`] serves reads beside all that, from snapshots.
 
 mod apply;
+mod arguments;
 pub mod catalogue;
 pub mod clock;
 pub mod command;

@@ -8,6 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, StatementStatus};
 
 use crate::apply::Refusal;
+use crate::arguments;
 use crate::database::{Database, OWN};
 use crate::guard::{self, Created, Guard, Mode};
 use crate::text::Kind;
@@ -107,6 +108,7 @@ pub(crate) fn run(
     }
     database.guard.set(mode);
     let result = step(database, statement, kind, budget);
+    database.guard.set_running(false);
     database.guard.set(Mode::Internal);
     if kind == Kind::Other {
         database.schema_changed();
@@ -135,7 +137,7 @@ fn step(
     let (connection, guard, admitted) = database.parts();
     let mut prepared = admitted.prepare(connection, guard, &statement.sql)?;
     check_answer(&prepared, &statement.sql)?;
-    guard::bind(&mut prepared, &statement.arguments)?;
+    arguments::bind(&mut prepared, &statement.arguments)?;
     // SQLite calls the progress handler at multiples of this counter: a kept statement must begin where a new one does.
     prepared.reset_status(StatementStatus::VmStep);
     let writes_rows = kind == Kind::Data && !prepared.readonly() && prepared.is_explain() == 0;
@@ -146,6 +148,7 @@ fn step(
     }
     let width = result.columns.len();
     let mut rows = prepared.raw_query();
+    guard.set_running(true);
     loop {
         match rows.next() {
             Ok(None) => break,

@@ -192,9 +192,6 @@ fn apply(directory: &Path, batch: usize, restarts: bool) -> String {
             }
             drop(engine);
             engine = Engine::open(directory, Options::default()).unwrap();
-            if calls < 60 {
-                continue;
-            }
         }
     }
     engine.checkpoint().unwrap();

@@ -53,6 +53,9 @@ fn check_header(path: &Path) -> Result<(), Rejection> {
         return Err(refuse("the file does not begin as a SQLite database does")
             .with_hint("a text dump can be loaded with SQL, an encrypted database not at all"));
     }
+    if !(1..=2).contains(&header[18]) || !(1..=2).contains(&header[19]) {
+        return Err(refuse("its header asks for a newer SQLite than this one, which could only read it"));
+    }
     let page_size = match u16::from_be_bytes([header[16], header[17]]) {
         1 => 65_536,
         size if size >= 512 && size.is_power_of_two() => u64::from(size),

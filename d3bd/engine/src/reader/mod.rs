@@ -22,8 +22,8 @@ pub use check::check_upload;
 
 use crate::apply::Refusal;
 use crate::fingerprint::Fingerprint;
-use crate::guard::{self, Mode};
-use crate::{requests, text};
+use crate::guard::Mode;
+use crate::{arguments, requests, text};
 use pool::{Pool, Pooled};
 
 /// How long reads that have no deadline of their own wait for a connection.
@@ -427,7 +427,7 @@ fn run(
     let (connection, guard, admitted) = pooled.parts();
     guard.set(mode(&statement.sql));
     let mut prepared = admitted.prepare(connection, guard, &statement.sql)?;
-    guard::bind(&mut prepared, &statement.arguments)?;
+    arguments::bind(&mut prepared, &statement.arguments)?;
     prepared.reset_status(StatementStatus::VmStep);
     let mut rows = prepared.raw_query();
     let mut width = None;

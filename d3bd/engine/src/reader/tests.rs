@@ -1,4 +1,4 @@
-//! Readers beside the engine: what they see, refuse, export and check.
+//! Reads of databases that are being written, downloads, and the check of uploads.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -334,6 +334,9 @@ fn uploads_with_a_hostile_schema_are_refused() {
     // It shows the pages of one replica under a harmless name.
     check_refused(&database_file("CREATE VIRTUAL TABLE pages USING dbstat"), "pages");
     check_refused(&patched("CREATE VIRTUAL TABLE f USING rtree(a, b, c)", b"USING rtree", b"USING rtrex"), "rtrex");
+    let mut newer = database_file("CREATE TABLE t(x)");
+    newer[18] = 3;
+    check_refused(&newer, "newer SQLite");
     let odd = [0xff, 0xfe, 0xff];
     check_refused(&patched("CREATE TABLE ordinary(zqz)", b"zqz", &odd), "UTF-8");
     check_refused(&patched("CREATE TABLE zqz(x)", b"zqz", &odd), "UTF-8");

@@ -31,7 +31,7 @@ fn eventful(lab: &mut Lab) {
 }
 
 /// The rows of every live database, and of the catalogue, with d3b's own tables but for the mark.
-fn content(lab: &Lab) -> Vec<String> {
+pub(super) fn content(lab: &Lab) -> Vec<String> {
     let mut all = Vec::new();
     for file in lab.file_names() {
         let connection = rusqlite::Connection::open(lab.databases().join(&file)).unwrap();

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod crash;
+mod generated;
 mod hostile;
 mod keys;
 mod operations;

@@ -132,3 +132,18 @@ fn what_full_text_search_does_at_a_commit_is_done_after_each_operation() {
     }
     check_same(&mut lab);
 }
+
+#[test]
+fn what_full_text_search_holds_back_is_in_the_chain_of_its_operation() {
+    let chains = ["one", "two"].map(|word| {
+        let mut lab = Lab::with_database("shop");
+        // Without content only the index tells the words apart, and that is written last.
+        results(&lab.one(sql("shop", &["CREATE VIRTUAL TABLE f USING fts5(x, content='')"])));
+        lab.append(sql("shop", &[&format!("INSERT INTO f(rowid, x) VALUES(1, '{word}')")]));
+        lab.append(sql("shop", &["SELECT changes(), total_changes(), last_insert_rowid()"]));
+        let applied = lab.catch_up(10);
+        assert_eq!(results(&applied[1])[0].rows, [[Value::Integer(0), Value::Integer(0), Value::Integer(0)]]);
+        applied[0].fingerprint
+    });
+    assert_ne!(chains[0], chains[1]);
+}
