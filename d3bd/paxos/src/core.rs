@@ -17,6 +17,9 @@ pub(crate) struct Lease {
     pub(crate) at: Ticks,
 }
 
+/// A campaign waits at most so many times twice as long as the first one.
+const PATIENCE_DOUBLINGS_MAX: u32 = 4;
+
 /// What steps leave for the next [`crate::Replica::ready`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Outbox {
@@ -36,6 +39,8 @@ pub(crate) struct Core<S> {
     /// The highest round seen in any ballot: a campaign starts above it. Lost at a crash without harm.
     pub(crate) round_seen: u64,
     pub(crate) lease: Option<Lease>,
+    /// Campaigns that ended for want of promises since a leader was last heard or made.
+    pub(crate) campaigns_failed: u32,
     /// The state machine has applied everything up to here.
     pub(crate) applied: Slot,
     /// Everything up to here was handed out to be applied.
@@ -57,6 +62,7 @@ impl<S> Core<S> {
             now,
             round_seen: 0,
             lease: Some(Lease { leader: None, at: now.ticks }),
+            campaigns_failed: 0,
             applied: Slot::ZERO,
             apply_handed: Slot::ZERO,
             outbox: Outbox::default(),
@@ -123,6 +129,13 @@ impl<S> Core<S> {
     pub(crate) fn election_deadline(&mut self) -> Ticks {
         let span = self.jitter(self.settings.election_timeout_min, self.settings.election_timeout_max);
         self.now.ticks.after(span)
+    }
+
+    /// How much longer than an election timeout a campaign waits for the others' disks. Nobody knows how slow they are;
+    /// so each campaign that waited in vain makes the next one wait twice as long, within reason.
+    pub(crate) fn patience(&self) -> Ticks {
+        let doublings = self.campaigns_failed.min(PATIENCE_DOUBLINGS_MAX);
+        Ticks(self.settings.election_timeout_max.0.saturating_mul(1 << doublings))
     }
 
     /// Whether a campaign of `asker` is welcome, as far as leaders go. A leader that asks has given up itself.

@@ -325,6 +325,7 @@ impl<S: Storage> Replica<S> {
         let known = promisers.values().map(|(commit, _, _)| *commit).max().unwrap_or(commit);
         leader.raise_chosen(core, known);
         leader.tick(core);
+        core.campaigns_failed = 0;
         self.become_state(State::Leader(leader));
         Ok(())
     }
