@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use d3b::{ReplicaId, Slot};
 
-use crate::core::{Core, Lease};
+use crate::core::Core;
 use crate::interface::{Storage, StorageError};
 use crate::message::{Envelope, Message};
 use crate::planted::Planted;
@@ -154,7 +154,8 @@ impl<S: Storage> Replica<S> {
     }
 
     /// Answers a pre-vote, and changes nothing. A member that knows of more that is chosen refuses, so that the best
-    /// candidate wins; as it may be alone in hearing none, it then asks for itself.
+    /// candidate wins; as it may be alone in hearing none, it then asks for itself. It does not refuse for ever: the best
+    /// candidate may be one that no majority hears, and phase one gives any other what it lacks.
     pub(crate) fn on_pre_vote(&mut self, from: ReplicaId, commit: Slot, nonce: u64) {
         // While a campaign is under way another one would only end it: with slow disks that could go on for ever.
         let busy = match &self.state {
@@ -164,7 +165,8 @@ impl<S: Storage> Replica<S> {
         };
         let quiet = !busy && !self.core.acceptor.is_promising() && self.core.is_quiet(from);
         let own = self.core.acceptor.commit();
-        let (granted, promised) = (quiet && commit >= own, self.core.acceptor.promised());
+        let granted = quiet && (commit >= own || self.core.is_patience_over());
+        let promised = self.core.acceptor.promised();
         self.core.send(from, Message::PreVoteReply { nonce, granted, promised, commit: own });
         if quiet && !granted {
             let soon = self.core.now.ticks.after(self.core.settings.heartbeat);
@@ -209,7 +211,7 @@ impl<S: Storage> Replica<S> {
         let ballot = Ballot { round, replica: self.core.id() };
         self.core.acceptor.promise(ballot);
         let now = self.core.now.ticks;
-        self.core.lease = Some(Lease { leader: None, at: now });
+        self.core.expect_leader(None);
         let candidate = Candidate {
             ballot,
             from: self.core.acceptor.commit().next(),
@@ -251,15 +253,14 @@ impl<S: Storage> Replica<S> {
             return;
         }
         let deadline = self.core.election_deadline();
-        let lease = Lease { leader: None, at: self.core.now.ticks };
         match &mut self.state {
             State::Candidate(candidate) => {
                 candidate.deadline = deadline.after(self.core.patience());
-                self.core.lease = Some(lease);
+                self.core.expect_leader(None);
             }
             State::Follower(follower) if follower.leader.is_none() => {
                 follower.deadline = deadline;
-                self.core.lease = Some(lease);
+                self.core.expect_leader(None);
             }
             State::Follower(_) | State::PreCandidate(_) | State::Leader(_) => {}
         }
@@ -290,7 +291,7 @@ impl<S: Storage> Replica<S> {
         merge(&mut candidate.merged, candidate.from, records, lowest);
         candidate.promises.insert(from, Promised { next, commit, clock_ms, last: Slot(end) });
         candidate.deadline = candidate.deadline.max(deadline);
-        self.core.lease = Some(Lease { leader: None, at: self.core.now.ticks });
+        self.core.expect_leader(None);
         if let Some(next) = next {
             self.core.send(from, Message::PromiseMore { ballot, from: next });
         }

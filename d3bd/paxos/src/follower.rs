@@ -4,7 +4,7 @@
 use d3b::{ReplicaId, Slot};
 
 use crate::acceptor::Offer;
-use crate::core::{Core, Lease};
+use crate::core::Core;
 use crate::interface::{ConfirmedRead, Reply, Storage, StorageError};
 use crate::message::Message;
 use crate::reads::FollowerReads;
@@ -126,7 +126,7 @@ impl<S: Storage> Replica<S> {
 
     /// Whatever it was doing, it now follows the leader of this ballot.
     fn hear_leader(&mut self, leader: ReplicaId, ballot: Ballot) {
-        self.core.lease = Some(Lease { leader: Some(leader), at: self.core.now.ticks });
+        self.core.expect_leader(Some(leader));
         self.core.campaigns_failed = 0;
         let same_ballot = self.core.acceptor.run() == ballot;
         let deadline = self.core.election_deadline();
@@ -150,7 +150,7 @@ impl<S: Storage> Replica<S> {
             self.core.acceptor.promise(ballot);
             // Only a promise that rises counts as a sign of life, or a deaf candidate that repeats itself would keep
             // everybody quiet.
-            self.core.lease = Some(Lease { leader: None, at: self.core.now.ticks });
+            self.core.expect_leader(None);
             self.follow(None);
         }
         self.core.acceptor.owe_promise(from, ballot, start);
@@ -170,7 +170,7 @@ impl<S: Storage> Replica<S> {
             // It has heard the chunks so far: its campaign goes on, however long the log is.
             follower.told_from = start;
             follower.deadline = deadline;
-            self.core.lease = Some(Lease { leader: None, at: self.core.now.ticks });
+            self.core.expect_leader(None);
         }
     }
 
@@ -182,8 +182,8 @@ impl<S: Storage> Replica<S> {
 
     /// A peer's process may have died: if it is the leader's, the timeout is due, but for some jitter.
     pub(crate) fn on_connection_reset(&mut self, peer: ReplicaId) {
-        if self.core.lease.is_some_and(|lease| lease.leader == Some(peer)) {
-            self.core.lease = None;
+        if self.core.lease.leader == Some(peer) {
+            self.core.lease.over = true;
         }
         let jitter = self.core.jitter(Ticks(0), self.core.settings.heartbeat);
         let soon = self.core.now.ticks.after(jitter);

@@ -210,6 +210,45 @@ fn dead_links_neither_stop_nor_shake_a_connected_majority() {
     }
 }
 
+/// One of five hears everybody, but the others do not hear each other, and their leader is dead; and it is the one that
+/// knows least. Only it can get a majority, so it must be given one, though each of the others would be a better leader.
+#[test]
+fn a_laggard_leads_if_nobody_else_can() {
+    let hub = ReplicaId(5);
+    for seed in 0..20 {
+        let mut world = World::new(5, seed);
+        world.heal().unwrap();
+        let links = |world: &World, keep: fn(ReplicaId) -> bool| {
+            let ids = world.ids();
+            let pairs = ids.iter().flat_map(|from| ids.iter().map(|to| (*from, *to)));
+            pairs.filter(|(from, to)| from != to && keep(*from) == keep(*to)).collect()
+        };
+        // First the others go on without it.
+        world.crash(hub).unwrap();
+        world
+            .pass_until("a proposal", |world| {
+                if let Some(leader) = world.leader() {
+                    world.propose(leader).unwrap();
+                }
+                world.commands() > 20
+            })
+            .unwrap();
+        let leader = world.leader().unwrap();
+        world.crash(leader).unwrap();
+        world.start(hub).unwrap();
+        world.blocked = links(&world, |id| id == ReplicaId(5));
+        let before = world.commands();
+        let done = world.pass_until("a proposal", |world| {
+            if let Some(leader) = world.leader() {
+                world.propose(leader).unwrap();
+            }
+            world.commands() > before + 20
+        });
+        assert!(done.is_ok(), "seed {seed}: {done:?}");
+        assert_eq!(world.leader(), Some(hub));
+    }
+}
+
 #[test]
 fn disks_slower_than_an_election_timeout_do_not_stop_the_group() {
     for count in [3, 5] {
