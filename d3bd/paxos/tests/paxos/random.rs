@@ -249,6 +249,40 @@ fn a_laggard_leads_if_nobody_else_can() {
     }
 }
 
+/// Any links of five replicas may be dead, each direction for itself: if one of them hears a majority that hears it,
+/// commands get chosen.
+#[test]
+fn dead_links_do_not_stop_whoever_has_a_majority() {
+    for seed in 0..300 {
+        let mut world = World::new(5, seed);
+        world.heal().unwrap();
+        world.demand_progress().unwrap();
+        let dead = 20 + world.random.below(50);
+        for from in world.ids() {
+            for to in world.ids() {
+                if from != to && world.random.percent(dead) {
+                    world.blocked.insert((from, to));
+                }
+            }
+        }
+        let hears = |world: &World, one, other| {
+            !world.blocked.contains(&(one, other)) && !world.blocked.contains(&(other, one))
+        };
+        let heard = |id| world.ids().into_iter().filter(|other| *other != id && hears(&world, id, *other)).count();
+        if world.ids().into_iter().map(heard).max() < Some(2) {
+            continue;
+        }
+        let before = world.commands();
+        let done = world.pass_until("proposals", |world| {
+            for id in world.ids() {
+                world.propose(id).unwrap();
+            }
+            world.commands() > before + 50
+        });
+        assert!(done.is_ok(), "seed {seed}, {:?}: {done:?}", world.blocked);
+    }
+}
+
 #[test]
 fn disks_slower_than_an_election_timeout_do_not_stop_the_group() {
     for count in [3, 5] {
