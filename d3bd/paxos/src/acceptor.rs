@@ -148,6 +148,11 @@ impl<S: Storage> Acceptor<S> {
         self.promised_durable
     }
 
+    /// Whether the promise is still on its way to the disk, so that nobody has heard of it.
+    pub(crate) fn is_promising(&self) -> bool {
+        self.promised_durable < self.promised
+    }
+
     pub(crate) fn run(&self) -> Ballot {
         self.run
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use d3b::{ReplicaId, Slot};
 
-use crate::core::{Core, Lease};
+use crate::core::Core;
 use crate::interface::{Storage, StorageError};
 use crate::message::{Envelope, Message};
 use crate::planted::Planted;
@@ -154,12 +154,19 @@ impl<S: Storage> Replica<S> {
     }
 
     /// Answers a pre-vote, and changes nothing. A member that knows of more that is chosen refuses, so that the best
-    /// candidate wins; as it may be alone in hearing none, it then asks for itself.
+    /// candidate wins; as it may be alone in hearing none, it then asks for itself. It does not refuse for ever: the best
+    /// candidate may be one that no majority hears, and phase one gives any other what it lacks.
     pub(crate) fn on_pre_vote(&mut self, from: ReplicaId, commit: Slot, nonce: u64) {
-        let leads = matches!(self.state, State::Leader(_));
-        let quiet = !leads && self.core.is_quiet(from);
+        // While a campaign is under way another one would only end it: with slow disks that could go on for ever.
+        let busy = match &self.state {
+            State::Leader(_) => true,
+            State::Candidate(candidate) => self.core.now.ticks < candidate.deadline,
+            State::Follower(_) | State::PreCandidate(_) => false,
+        };
+        let quiet = !busy && !self.core.acceptor.is_promising() && self.core.is_quiet(from);
         let own = self.core.acceptor.commit();
-        let (granted, promised) = (quiet && commit >= own, self.core.acceptor.promised());
+        let granted = quiet && (commit >= own || self.core.is_patience_over());
+        let promised = self.core.acceptor.promised();
         self.core.send(from, Message::PreVoteReply { nonce, granted, promised, commit: own });
         if quiet && !granted {
             let soon = self.core.now.ticks.after(self.core.settings.heartbeat);
@@ -204,7 +211,7 @@ impl<S: Storage> Replica<S> {
         let ballot = Ballot { round, replica: self.core.id() };
         self.core.acceptor.promise(ballot);
         let now = self.core.now.ticks;
-        self.core.lease = Some(Lease { leader: None, at: now });
+        self.core.expect_leader(None);
         let candidate = Candidate {
             ballot,
             from: self.core.acceptor.commit().next(),
@@ -227,18 +234,35 @@ impl<S: Storage> Replica<S> {
             candidate.repeat_at = now.after(self.core.settings.heartbeat);
             candidate.ask = true;
         }
-        now >= candidate.deadline && self.core.acceptor.promised_durable() >= candidate.ballot
+        if now < candidate.deadline {
+            return false;
+        }
+        if self.core.acceptor.is_promising() {
+            candidate.deadline = self.core.election_deadline();
+            return false;
+        }
+        self.core.campaigns_failed = self.core.campaigns_failed.saturating_add(1);
+        true
     }
 
-    /// Something became durable; if it was the own ballot, the others have their time now, and disks of their own.
+    /// Something became durable. If it was the promise, the campaign that it was given to has its time now: the own
+    /// one, which is to wait for the disks of others, or another's, which has yet to hear of the promise.
     pub(crate) fn begin_waiting(&mut self, durable_before: Ballot) {
-        let timeout = self.core.settings.election_timeout_max;
-        let deadline = self.core.election_deadline().after(timeout);
-        if let State::Candidate(candidate) = &mut self.state
-            && durable_before < candidate.ballot
-            && self.core.acceptor.promised_durable() >= candidate.ballot
-        {
-            candidate.deadline = deadline;
+        let promised = self.core.acceptor.promised();
+        if durable_before >= promised || self.core.acceptor.is_promising() {
+            return;
+        }
+        let deadline = self.core.election_deadline();
+        match &mut self.state {
+            State::Candidate(candidate) => {
+                candidate.deadline = deadline.after(self.core.patience());
+                self.core.expect_leader(None);
+            }
+            State::Follower(follower) if follower.leader.is_none() => {
+                follower.deadline = deadline;
+                self.core.expect_leader(None);
+            }
+            State::Follower(_) | State::PreCandidate(_) | State::Leader(_) => {}
         }
     }
 
@@ -267,6 +291,7 @@ impl<S: Storage> Replica<S> {
         merge(&mut candidate.merged, candidate.from, records, lowest);
         candidate.promises.insert(from, Promised { next, commit, clock_ms, last: Slot(end) });
         candidate.deadline = candidate.deadline.max(deadline);
+        self.core.expect_leader(None);
         if let Some(next) = next {
             self.core.send(from, Message::PromiseMore { ballot, from: next });
         }

@@ -15,7 +15,15 @@ pub(crate) struct Lease {
     pub(crate) leader: Option<ReplicaId>,
     /// When.
     pub(crate) at: Ticks,
+    /// Whether there was a sign since that it leads no more.
+    pub(crate) over: bool,
 }
+
+/// A campaign waits at most so many times twice as long as the first one.
+const PATIENCE_DOUBLINGS_MAX: u32 = 4;
+
+/// For so many election timeouts without a leader, only a candidate that knows of all that is chosen will do.
+const BETTER_CANDIDATE_TIMEOUTS: u64 = 4;
 
 /// What steps leave for the next [`crate::Replica::ready`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -35,7 +43,9 @@ pub(crate) struct Core<S> {
     pub(crate) now: Now,
     /// The highest round seen in any ballot: a campaign starts above it. Lost at a crash without harm.
     pub(crate) round_seen: u64,
-    pub(crate) lease: Option<Lease>,
+    pub(crate) lease: Lease,
+    /// Campaigns that ended for want of promises since a leader was last heard or made.
+    pub(crate) campaigns_failed: u32,
     /// The state machine has applied everything up to here.
     pub(crate) applied: Slot,
     /// Everything up to here was handed out to be applied.
@@ -56,7 +66,8 @@ impl<S> Core<S> {
             acceptor,
             now,
             round_seen: 0,
-            lease: Some(Lease { leader: None, at: now.ticks }),
+            lease: Lease { leader: None, at: now.ticks, over: false },
+            campaigns_failed: 0,
             applied: Slot::ZERO,
             apply_handed: Slot::ZERO,
             outbox: Outbox::default(),
@@ -125,13 +136,27 @@ impl<S> Core<S> {
         self.now.ticks.after(span)
     }
 
+    /// How much longer than an election timeout a campaign waits for the others' disks. Nobody knows how slow they are;
+    /// so each campaign that waited in vain makes the next one wait twice as long, within reason.
+    pub(crate) fn patience(&self) -> Ticks {
+        let doublings = self.campaigns_failed.min(PATIENCE_DOUBLINGS_MAX);
+        Ticks(self.settings.election_timeout_max.0.saturating_mul(1 << doublings))
+    }
+
     /// Whether a campaign of `asker` is welcome, as far as leaders go. A leader that asks has given up itself.
     pub(crate) fn is_quiet(&self, asker: ReplicaId) -> bool {
-        match self.lease {
-            None => true,
-            Some(lease) => {
-                lease.leader == Some(asker) || self.now.ticks >= lease.at.after(self.settings.election_timeout_min)
-            }
-        }
+        let Lease { leader, at, over } = self.lease;
+        over || leader == Some(asker) || self.now.ticks >= at.after(self.settings.election_timeout_min)
+    }
+
+    /// There is reason to believe that this replica leads, or that somebody will.
+    pub(crate) fn expect_leader(&mut self, leader: Option<ReplicaId>) {
+        self.lease = Lease { leader, at: self.now.ticks, over: false };
+    }
+
+    /// Whether there has been no leader for so long that any will do.
+    pub(crate) fn is_patience_over(&self) -> bool {
+        let span = self.settings.election_timeout_max.0.saturating_mul(BETTER_CANDIDATE_TIMEOUTS);
+        self.now.ticks >= self.lease.at.after(Ticks(span))
     }
 }

@@ -4,7 +4,7 @@
 use d3b::{ReplicaId, Slot};
 
 use crate::acceptor::Offer;
-use crate::core::{Core, Lease};
+use crate::core::Core;
 use crate::interface::{ConfirmedRead, Reply, Storage, StorageError};
 use crate::message::Message;
 use crate::reads::FollowerReads;
@@ -18,12 +18,15 @@ pub(crate) struct Follower {
     pub(crate) leader: Option<ReplicaId>,
     /// When it stops waiting for one.
     pub(crate) deadline: Ticks,
+    /// How far the candidate that it promised has come in hearing what is accepted here.
+    told_from: Slot,
     pub(crate) reads: FollowerReads,
 }
 
 impl Follower {
     pub(crate) fn new<S>(core: &mut Core<S>, leader: Option<ReplicaId>) -> Follower {
-        Follower { leader, deadline: core.election_deadline(), reads: FollowerReads::default() }
+        let deadline = core.election_deadline();
+        Follower { leader, deadline, told_from: Slot::ZERO, reads: FollowerReads::default() }
     }
 
     /// Gives up the reads that wait for the leader that was.
@@ -88,7 +91,15 @@ impl<S: Storage> Replica<S> {
     pub(crate) fn tick_follower(&mut self) -> bool {
         let State::Follower(follower) = &mut self.state else { return false };
         follower.expire_reads(&mut self.core);
-        self.core.now.ticks >= follower.deadline
+        if self.core.now.ticks < follower.deadline {
+            return false;
+        }
+        if self.core.acceptor.is_promising() {
+            // Nobody has heard of the promise yet; whom it was given to can only make use of it then.
+            follower.deadline = self.core.election_deadline();
+            return false;
+        }
+        true
     }
 
     /// Becomes a follower, of nobody yet or of a leader.
@@ -115,7 +126,8 @@ impl<S: Storage> Replica<S> {
 
     /// Whatever it was doing, it now follows the leader of this ballot.
     fn hear_leader(&mut self, leader: ReplicaId, ballot: Ballot) {
-        self.core.lease = Some(Lease { leader: Some(leader), at: self.core.now.ticks });
+        self.core.expect_leader(Some(leader));
+        self.core.campaigns_failed = 0;
         let same_ballot = self.core.acceptor.run() == ballot;
         let deadline = self.core.election_deadline();
         match &mut self.state {
@@ -138,7 +150,7 @@ impl<S: Storage> Replica<S> {
             self.core.acceptor.promise(ballot);
             // Only a promise that rises counts as a sign of life, or a deaf candidate that repeats itself would keep
             // everybody quiet.
-            self.core.lease = Some(Lease { leader: None, at: self.core.now.ticks });
+            self.core.expect_leader(None);
             self.follow(None);
         }
         self.core.acceptor.owe_promise(from, ballot, start);
@@ -146,8 +158,19 @@ impl<S: Storage> Replica<S> {
 
     /// A further chunk of a promise; of no other ballot than the one that is promised.
     pub(crate) fn on_promise_more(&mut self, from: ReplicaId, ballot: Ballot, start: Slot) {
-        if ballot == self.core.acceptor.promised() {
-            self.core.acceptor.owe_promise(from, ballot, start);
+        if ballot != self.core.acceptor.promised() {
+            return;
+        }
+        self.core.acceptor.owe_promise(from, ballot, start);
+        let deadline = self.core.election_deadline();
+        if let State::Follower(follower) = &mut self.state
+            && follower.leader.is_none()
+            && start > follower.told_from
+        {
+            // It has heard the chunks so far: its campaign goes on, however long the log is.
+            follower.told_from = start;
+            follower.deadline = deadline;
+            self.core.expect_leader(None);
         }
     }
 
@@ -159,8 +182,8 @@ impl<S: Storage> Replica<S> {
 
     /// A peer's process may have died: if it is the leader's, the timeout is due, but for some jitter.
     pub(crate) fn on_connection_reset(&mut self, peer: ReplicaId) {
-        if self.core.lease.is_some_and(|lease| lease.leader == Some(peer)) {
-            self.core.lease = None;
+        if self.core.lease.leader == Some(peer) {
+            self.core.lease.over = true;
         }
         let jitter = self.core.jitter(Ticks(0), self.core.settings.heartbeat);
         let soon = self.core.now.ticks.after(jitter);

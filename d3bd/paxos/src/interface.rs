@@ -26,8 +26,8 @@ pub struct Settings {
     /// Seeds jitter, and names this process's reads on the wire: must be fresh in every process (OS randomness), or an
     /// answer to a read of the process before could be taken for one of this process's.
     pub seed: u64,
-    /// Bytes of entries that are proposed and not yet chosen, and that are under way to one peer; more proposals are
-    /// [`Reply::Overloaded`].
+    /// Bytes of entries that are proposed and not yet both chosen and durable at the leader, and that are under way to
+    /// one peer; more proposals are [`Reply::Overloaded`].
     pub inflight_bytes_max: usize,
     /// Bytes of entries in one Accept and of records in one chunk of a Promise; one that is larger travels alone.
     pub message_bytes_max: usize,

@@ -29,8 +29,8 @@ struct Transfer {
 /// Leading.
 ///
 /// Invariants: the acceptor's run is of `ballot`; its `upto` is the end of the leader's log; `barrier <= upto`;
-/// `chosen <= upto`; `window` has one size for each slot of `chosen+1..=upto`, and
-/// `window_bytes` is their sum.
+/// `chosen <= upto`; `window` has one size for each slot above the acceptor's commit up to `upto`, and `window_bytes` is
+/// their sum.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
     ballot: Ballot,
@@ -44,7 +44,8 @@ pub(crate) struct Leader {
     /// Rises with every heartbeat.
     round: u64,
     peers: BTreeMap<ReplicaId, Peer>,
-    /// Sizes of the entries that are proposed and not yet chosen.
+    /// Sizes of the entries that are proposed and not yet chosen, or not durable here: until then they are in memory,
+    /// however fast the others' disks are.
     window: VecDeque<usize>,
     /// Their sum.
     window_bytes: usize,
@@ -172,11 +173,12 @@ impl Leader {
     }
 
     fn raise_chosen<S: Storage>(&mut self, core: &mut Core<S>, chosen: Slot) {
-        while self.chosen < chosen.min(core.acceptor.upto()) {
-            self.chosen = self.chosen.next();
+        self.chosen = self.chosen.max(chosen.min(core.acceptor.upto()));
+        core.acceptor.hear_commit(self.chosen);
+        let open = usize::try_from(core.acceptor.upto().0 - core.acceptor.commit().0).unwrap_or(usize::MAX);
+        while self.window.len() > open {
             self.window_bytes -= self.window.pop_front().unwrap_or(0);
         }
-        core.acceptor.hear_commit(self.chosen);
     }
 
     fn confirm_reads<S: Storage>(&mut self, core: &mut Core<S>, round: u64) {
@@ -325,6 +327,7 @@ impl<S: Storage> Replica<S> {
         let known = promisers.values().map(|(commit, _, _)| *commit).max().unwrap_or(commit);
         leader.raise_chosen(core, known);
         leader.tick(core);
+        core.campaigns_failed = 0;
         self.become_state(State::Leader(leader));
         Ok(())
     }

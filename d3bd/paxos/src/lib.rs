@@ -31,6 +31,11 @@
 //! that meets a higher promise campaigns above it; one that hands over tells its successor to campaign now
 //! (Diss §3.10).
 //!
+//! **Patience.** A campaign takes two syncs one after the other, and as many round trips as its promises
+//! have chunks, which may well take longer than anybody waits for a leader. So whoever has made a promise begins to wait
+//! when it is durable, and again with every chunk that the candidate asks for; no member welcomes another campaign
+//! meanwhile; and a candidate whose time was too short has twice as long for the next try.
+//!
 //! # Why it is safe
 //!
 //! *At most one value is chosen per slot.* This is Paxos (PMS §2.2, P2c): a ballot has one value per slot, because it

@@ -103,6 +103,27 @@ fn entries_under_way_are_bounded() {
 }
 
 #[test]
+fn entries_that_wait_for_the_own_disk_are_bounded() {
+    // FAULTS 33: the others' disks are as fast as can be, the leader's own hangs.
+    let mut one = One::new(3);
+    let ballot = one.lead_with_barrier();
+    let replies: Vec<_> = (1..100)
+        .map(|id| {
+            let reply = one.propose(id, "forty bytes of a command, more or less");
+            let last = one.replica.status().last;
+            for peer in [2, 3] {
+                one.hear(peer, accepted(ballot, last.0, 1));
+            }
+            reply
+        })
+        .collect();
+    let taken = replies.iter().filter(|reply| matches!(reply, Reply::Proposed { .. })).count();
+    assert_eq!(taken, 2_000 / (48 + 38));
+    one.settle();
+    assert!(matches!(one.propose(100, "the disk is back"), Reply::Proposed { .. }));
+}
+
+#[test]
 fn a_peer_that_lost_messages_is_sent_them_again() {
     let mut one = One::new(3);
     let ballot = one.lead_with_barrier();

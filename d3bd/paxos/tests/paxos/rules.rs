@@ -96,6 +96,8 @@ fn pre_votes_are_granted_when_no_leader_is_heard() {
     one.step(Input::ConnectionReset(ReplicaId(2)));
     assert!(ask(&mut one, 3, 1), "the leader's connection was reset");
     assert!(!ask(&mut one, 3, 0), "the asker knows less that is chosen");
+    one.now.ticks.0 += 4 * 600;
+    assert!(ask(&mut one, 3, 0), "nobody better has come for long");
 }
 
 #[test]

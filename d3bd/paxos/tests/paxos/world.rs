@@ -61,6 +61,8 @@ pub struct Node {
     pub disk_id: DiskId,
     /// Handed out, and the messages that wait for it.
     writing: Option<(PersistBatch, Vec<Envelope>)>,
+    /// When that was handed out.
+    writing_since: u64,
     /// What the state machine has applied, in memory and durably.
     pub applied: Slot,
     applied_durable: Slot,
@@ -81,7 +83,7 @@ pub struct World {
     pub network: Vec<Envelope>,
     pub blocked: BTreeSet<(ReplicaId, ReplicaId)>,
     pub ticks: u64,
-    /// In fair time, disks sync this often.
+    /// In fair time, a disk takes so long to sync.
     pub sync_ticks: u64,
     loss: u64,
     doubling: u64,
@@ -137,6 +139,7 @@ impl World {
                 disk: Disk::fresh(),
                 disk_id: member.disk,
                 writing: None,
+                writing_since: 0,
                 applied: Slot::ZERO,
                 applied_durable: Slot::ZERO,
                 to_apply: Slot::ZERO,
@@ -156,7 +159,7 @@ impl World {
             network: Vec::new(),
             blocked: BTreeSet::new(),
             ticks: 0,
-            sync_ticks: 1,
+            sync_ticks: 0,
             loss,
             doubling,
             accepted: BTreeMap::new(),
@@ -242,6 +245,14 @@ impl World {
         Ok(())
     }
 
+    /// The process dies, and of what the state machine has applied nothing was durable.
+    pub fn forget_applied(&mut self, id: ReplicaId) -> Checked {
+        self.crash(id)?;
+        let node = self.node_mut(id);
+        (node.applied, node.applied_durable) = (Slot::ZERO, Slot::ZERO);
+        Ok(())
+    }
+
     /// Its disk is swapped for a fresh one.
     pub fn wipe(&mut self, id: ReplicaId) -> Checked {
         self.crash(id)?;
@@ -267,6 +278,8 @@ impl World {
         let now = self.now(id);
         if let Some(replica) = &mut self.node_mut(id).replica {
             replica.tick(now)?;
+            let next = replica.next_deadline();
+            ensure!(next.is_none_or(|next| next > now.ticks), "{id} would be ticked again at once, and for ever");
         }
         Ok(())
     }
@@ -279,10 +292,12 @@ impl World {
         for envelope in send_now {
             self.send(envelope)?;
         }
+        let ticks = self.ticks;
         let node = self.node_mut(id);
         if let Some(batch) = persist {
             ensure!(node.writing.is_none(), "{id} writes two batches at once");
             node.writing = Some((batch, send_after_persist));
+            node.writing_since = ticks;
         }
         if let Some(range) = apply {
             ensure!(*range.start() == node.to_apply.next(), "{id} applies {range:?} after {}", node.to_apply);
@@ -486,7 +501,7 @@ impl World {
                 }
             }
             for id in awake.iter().copied() {
-                if self.ticks.is_multiple_of(self.sync_ticks) {
+                if self.ticks >= self.node(id).writing_since + self.sync_ticks {
                     self.persisted(id)?;
                     self.pump(id)?;
                 }
@@ -498,7 +513,7 @@ impl World {
 
     /// Lets fair time pass until the condition holds.
     pub fn pass_until(&mut self, what: &str, mut done: impl FnMut(&mut World) -> bool) -> Checked {
-        for _ in 0..2_000 {
+        for _ in 0..2_000.max(4 * self.sync_ticks) {
             if done(self) {
                 return Ok(());
             }
