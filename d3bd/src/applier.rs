@@ -17,7 +17,7 @@ use crate::driver::{ApplyReport, DriverStatus, Event, Process};
 use crate::entries::{Needed, blob_of, log_entry};
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher, Prefetcher};
-use crate::run::Stop;
+use crate::run::{Clock, Stop};
 
 /// How many bytes of entries are applied in one go.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -47,6 +47,7 @@ pub(crate) struct Applier {
     pub(crate) process: Process,
     pub(crate) others: Vec<ReplicaId>,
     pub(crate) grace: Duration,
+    pub(crate) clock: Clock,
     pub(crate) applied: watch::Sender<Slot>,
     pub(crate) events: SyncSender<Event>,
     pub(crate) status: watch::Receiver<Arc<DriverStatus>>,
@@ -181,7 +182,8 @@ impl Applier {
         // A deletion lets go of its blob only when it is durable; uploads that came to nothing are found by the clock.
         let deletion_is_durable = upkeep.deleted_at.is_some_and(|slot| slot <= upkeep.durable);
         let due = deletion_is_durable || upkeep.swept.elapsed() >= self.grace.min(SWEEP_INTERVAL);
-        if due && Instant::now() >= upkeep.sweep_after {
+        let settled = self.status.borrow().is_settled(self.clock.now().ticks);
+        if due && settled && Instant::now() >= upkeep.sweep_after {
             self.sweep(upkeep)?;
         }
         Ok(())

@@ -123,7 +123,8 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    fn now(&self) -> Now {
+    /// What they show.
+    pub(crate) fn now(&self) -> Now {
         let ticks = Ticks(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
         let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Now { ticks, clock_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX) }
@@ -267,6 +268,7 @@ impl Assembly<'_> {
             process: Process { replica: settings.id, incarnation },
             others,
             grace: settings.blob_grace,
+            clock,
             applied,
             events: events.clone(),
             status: status_watch.clone(),

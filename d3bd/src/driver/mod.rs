@@ -9,22 +9,24 @@ mod event;
 mod fingerprints;
 mod offers;
 mod reads;
+mod status;
 mod writes;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
+use d3b::{BlobReference, DiskId, ReplicaId, Slot};
 use d3b_paxos::formation::{Formation, FormationMessage, FormationState};
 use d3b_paxos::message::Envelope;
-use d3b_paxos::types::{Ballot, Configuration, Epoch, Now, PersistId, ProposalId, ReadId, Ticks};
+use d3b_paxos::types::{Ballot, Configuration, Now, PersistId, ProposalId, ReadId, Ticks};
 use d3b_paxos::{Input, Proposal, Ready, Replica, Reply, Restored, Settings, Storage, StorageError};
 
 pub use event::{
     ApplyReport, Effect, Event, OwnOutcome, Process, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest,
 };
 pub use fingerprints::Divergence;
+pub use status::{DriverStatus, MemberStatus, Phase};
 
 use crate::log::{Durable, Proof};
 use crate::peer::{ForwardResult, PeerMessage};
@@ -39,6 +41,8 @@ const HELLO_INTERVAL: Ticks = Ticks(200);
 const GOSSIP_INTERVAL: Ticks = Ticks(1_000);
 /// How long what was refused waits before it is tried again.
 const RETRY_INTERVAL: Ticks = Ticks(20);
+/// Within so long a leader must have been heard, and a write of the log ended, for this replica to be settled.
+const SETTLED_MAX: Ticks = Ticks(1_000);
 /// How many proposals of peers may wait for their slots at once.
 const FORWARDED_MAX: usize = 65_536;
 
@@ -61,83 +65,6 @@ pub struct Start {
     pub applied: Slot,
 }
 
-/// Whether a replica takes part.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Phase {
-    /// It waits until every member was met.
-    Forming {
-        /// Who was not.
-        missing: Vec<ReplicaId>,
-    },
-    /// It takes part as a follower.
-    Follower,
-    /// It tries to lead.
-    Candidate,
-    /// It leads.
-    Leader,
-    /// Its disk is not a member's: it never votes.
-    Outcast {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl Phase {
-    /// The word for it in the API.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Phase::Forming { .. } => "forming",
-            Phase::Follower => "follower",
-            Phase::Candidate => "candidate",
-            Phase::Leader => "leader",
-            Phase::Outcast { .. } => "outcast",
-        }
-    }
-}
-
-/// One member as this replica sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberStatus {
-    /// Its id.
-    pub id: ReplicaId,
-    /// Its peer address.
-    pub peer: String,
-    /// What it last said to have applied.
-    pub applied: Option<Slot>,
-    /// Whether it was heard from within the last few heartbeats.
-    pub reachable: bool,
-}
-
-/// What people may want to know of a replica.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DriverStatus {
-    /// Whether it takes part, and how.
-    pub phase: Phase,
-    /// The cluster, once it is formed.
-    pub cluster: Option<ClusterId>,
-    /// The configuration's epoch.
-    pub epoch: Epoch,
-    /// The leader that it knows of.
-    pub leader: Option<ReplicaId>,
-    /// The highest ballot that it has promised.
-    pub ballot: Ballot,
-    /// The end of what it knows to be chosen.
-    pub commit: Slot,
-    /// The end of what it has applied.
-    pub applied: Slot,
-    /// The end of its log.
-    pub last: Slot,
-    /// The beginning of its log.
-    pub base: Slot,
-    /// When a leader was last heard from (or had a majority, on the leader itself).
-    pub leader_heard_at: Option<Ticks>,
-    /// Every member.
-    pub members: Vec<MemberStatus>,
-    /// What was found to differ from a peer.
-    pub divergences: Vec<Divergence>,
-}
-
 enum Stage<S> {
     Forming(Formation),
     /// The configuration is being written to disk.
@@ -157,6 +84,10 @@ pub struct Driver<S, D = Durable> {
     reads: Reads,
     offers: Offers,
     fingerprints: Fingerprints,
+    /// When the write of the log that is under way began.
+    writing_since: Option<Ticks>,
+    /// When this replica was last known to be [settled](DriverStatus::settled_at).
+    settled_at: Option<Ticks>,
     /// Proposals whose slot the core has yet to tell.
     proposals: BTreeMap<ProposalId, Source>,
     next_proposal: u64,
@@ -180,6 +111,9 @@ pub struct Driver<S, D = Durable> {
     /// The rule that the core breaks, in mutation tests.
     #[cfg(feature = "planted-bugs")]
     planted: Option<d3b_paxos::Planted>,
+    /// Whether it believes to be settled whatever happens, in mutation tests.
+    #[cfg(feature = "planted-bugs")]
+    planted_settled: bool,
 }
 
 impl<S: Storage + Clone, D: Proof> Driver<S, D> {
@@ -198,6 +132,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             reads: Reads::default(),
             offers: Offers::default(),
             fingerprints: Fingerprints::default(),
+            writing_since: None,
+            settled_at: None,
             proposals: BTreeMap::new(),
             next_proposal: 0,
             dependent: BTreeMap::new(),
@@ -214,6 +150,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             retry_at: now.ticks,
             #[cfg(feature = "planted-bugs")]
             planted: None,
+            #[cfg(feature = "planted-bugs")]
+            planted_settled: false,
             start,
         };
         match driver.start.configuration.clone() {
@@ -264,6 +202,12 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         if let Stage::Running(replica) = &mut self.stage {
             replica.plant(planted);
         }
+    }
+
+    /// Lets files be dropped that entries may still be on their way for, for a mutation test.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant_settled(&mut self) {
+        self.planted_settled = true;
     }
 
     /// Takes one event. Call [`Driver::pump`] after each burst of them.
@@ -348,6 +292,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             self.carry_out(ready);
         }
         self.notice_leader();
+        self.notice_settled();
         Ok(())
     }
 
@@ -370,6 +315,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         }
         if let Some(batch) = persist {
             self.dependent.insert(batch.id, send_after_persist);
+            self.writing_since = Some(self.now.ticks);
             self.effects.push(Effect::Persist(batch));
         }
         if let Some(range) = apply {
@@ -398,6 +344,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     fn handle_durable(&mut self, proof: D) -> Result<(), StorageError> {
         let id = proof.id();
+        self.writing_since = None;
         let envelopes = self.dependent.remove(&id).unwrap_or_default();
         if !envelopes.is_empty() {
             let messages = envelopes.into_iter().map(|envelope| (envelope.to, PeerMessage::Paxos(envelope))).collect();
@@ -679,6 +626,16 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         }
     }
 
+    fn notice_settled(&mut self) {
+        let recent = |moment: Ticks| self.now.ticks.0 <= moment.0 + SETTLED_MAX.0;
+        let settled = self.leader_heard_at.is_some_and(recent) && self.writing_since.is_none_or(recent);
+        #[cfg(feature = "planted-bugs")]
+        let settled = settled || self.planted_settled;
+        if settled {
+            self.settled_at = Some(self.now.ticks);
+        }
+    }
+
     fn gossip(&mut self) {
         if let Stage::Running(_) = &self.stage {
             let message = PeerMessage::Gossip { applied: self.applied, fingerprints: self.fingerprints.tell() };
@@ -722,61 +679,6 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Stage::Adopting => Some(Unavailable::Forming { missing: Vec::new() }),
             Stage::Outcast(reason) => Some(Unavailable::Outcast { reason: reason.clone() }),
         }
-    }
-
-    /// What people may want to know.
-    #[must_use]
-    pub fn status(&self) -> DriverStatus {
-        let mut status = DriverStatus {
-            phase: Phase::Forming { missing: Vec::new() },
-            cluster: None,
-            epoch: Epoch(0),
-            leader: None,
-            ballot: self.start.promised,
-            commit: self.applied,
-            applied: self.applied,
-            last: self.start.last,
-            base: self.start.base,
-            leader_heard_at: self.leader_heard_at,
-            members: Vec::new(),
-            divergences: self.fingerprints.divergences(),
-        };
-        match &self.stage {
-            Stage::Running(replica) => self.running_status(replica, &mut status),
-            Stage::Forming(formation) => {
-                status.phase = Phase::Forming { missing: missing(formation) };
-                let members = self.start.replicas.iter().map(|(id, peer)| self.member(*id, peer));
-                status.members = members.collect();
-            }
-            Stage::Adopting => {}
-            Stage::Outcast(reason) => status.phase = Phase::Outcast { reason: reason.clone() },
-        }
-        status
-    }
-
-    fn running_status(&self, replica: &Replica<S>, status: &mut DriverStatus) {
-        let core = replica.status();
-        status.phase = match core.role {
-            d3b_paxos::Role::Follower => Phase::Follower,
-            d3b_paxos::Role::PreCandidate | d3b_paxos::Role::Candidate => Phase::Candidate,
-            d3b_paxos::Role::Leader => Phase::Leader,
-        };
-        let configuration = replica.configuration();
-        status.cluster = Some(configuration.cluster);
-        status.epoch = configuration.epoch;
-        status.leader = core.leader;
-        status.ballot = core.promised;
-        status.commit = core.commit;
-        status.last = core.last;
-        status.base = core.base;
-        status.members = configuration.members.iter().map(|(id, member)| self.member(*id, &member.peer)).collect();
-    }
-
-    fn member(&self, id: ReplicaId, peer: &str) -> MemberStatus {
-        // A follower hears little of other followers but their gossip.
-        let recently = self.now.ticks.0.saturating_sub(3 * GOSSIP_INTERVAL.0);
-        let reachable = self.heard_at.get(&id).is_some_and(|heard| heard.0 >= recently);
-        MemberStatus { id, peer: peer.to_owned(), applied: self.applied_by.get(&id).copied(), reachable }
     }
 }
 

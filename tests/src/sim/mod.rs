@@ -10,6 +10,7 @@
 //! The state machine is the real engine ([`engine`]) or a small stand-in ([`machine`]) that lets far more schedules be
 //! tried. Equal seeds give equal runs: the same events in the same order, shown by [`Report::digest`].
 
+mod blobs;
 mod clients;
 mod disk;
 mod engine;
@@ -21,6 +22,7 @@ mod node;
 mod oracle;
 pub mod random;
 pub mod scenario;
+mod story;
 mod turns;
 mod workload;
 mod world;

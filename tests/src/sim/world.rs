@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt::Write as _;
 
-use d3b::{BlobReference, ClusterId, Digest, DiskId, ReplicaId, Slot};
+use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::types::{Configuration, Epoch, Member, Ticks};
 use d3b_paxos::{Settings, Storage};
 use d3bd::driver::{ApplyReport, Driver, Effect, Event, Process, Start};
@@ -20,6 +20,7 @@ use super::node::{Node, Running, SimDriver};
 use super::oracle::{Oracle, Violation, demand};
 use super::random::Random;
 use super::scenario::{Fault, Scenario};
+use super::story::{describe, fact};
 
 /// No run needs so many events: one that does is a livelock.
 const EVENTS_MAX: u64 = 20_000_000;
@@ -28,7 +29,7 @@ const HELD_MAX: usize = 10_000;
 /// Effects that one turn of a driver may want carried out, at most.
 const EFFECTS_MAX: usize = 100_000;
 /// How often the state machine is synced and the blobs are swept.
-const UPKEEP_US: u64 = 2_000_000;
+pub(super) const UPKEEP_US: u64 = 2_000_000;
 
 /// Something that happens at its time.
 #[derive(Debug)]
@@ -627,99 +628,6 @@ impl<'p, M: Machine> World<'p, M> {
         self.after(delay, Happening::Start { at: id });
         Ok(())
     }
-
-    fn upkeep(&mut self, id: ReplicaId) -> Result<(), Violation> {
-        let (time, grace) = (self.time, self.scenario.grace_us);
-        let pinned = self.pinned(id);
-        let node = self.node(id);
-        let start = node.starts;
-        let Some(process) = &mut node.process else { return Ok(()) };
-        if !process.paused {
-            process.machine.checkpoint().map_err(Violation)?;
-            let referenced: BTreeSet<_> = process.machine.referenced().map_err(Violation)?.into_iter().collect();
-            let mut logged = BTreeSet::new();
-            node.disk.log.visit(process.machine.resume_after().next(), |record| {
-                logged.extend(blob_of(record).map(|(_, reference)| reference.digest));
-            });
-            let needed =
-                |digest: &Digest| referenced.contains(digest) || logged.contains(digest) || pinned.contains(digest);
-            node.disk.blobs.collect(needed, grace, time);
-        }
-        self.after(UPKEEP_US, Happening::Upkeep { at: id, start });
-        Ok(())
-    }
-
-    // Blobs.
-
-    /// Media that an applied entry names is fetched beside, from whoever has it.
-    fn prefetch(&mut self, id: ReplicaId, reference: BlobReference) -> Result<(), Violation> {
-        let holders = self.nodes.values().filter(|node| node.id != id && node.disk.blobs.holds(&reference.digest));
-        let holders: Vec<ReplicaId> = holders.map(|node| node.id).collect();
-        if holders.is_empty() {
-            return Ok(());
-        }
-        let from = *self.random.pick(&holders);
-        self.fetch(id, from, reference, false)
-    }
-
-    fn fetch(
-        &mut self,
-        id: ReplicaId,
-        from: ReplicaId,
-        reference: BlobReference,
-        offered: bool,
-    ) -> Result<(), Violation> {
-        let time = self.time;
-        let node = self.node(id);
-        let start = node.starts;
-        if offered && !node.full && node.disk.blobs.renew(&reference.digest, time) {
-            let result = Ok(());
-            let now = node.now(time);
-            let Some(process) = &mut node.process else { return Ok(()) };
-            let handled = process.driver.handle(now, Event::BlobFetched { from, reference, result });
-            return handled.map_err(|error| Violation(error.message));
-        }
-        let now = node.now(time);
-        let Some(process) = &mut node.process else { return Ok(()) };
-        if !process.fetching.insert((from, reference.digest)) {
-            if offered {
-                let handled = process.driver.handle(now, Event::BlobUnderWay { from, reference });
-                return handled.map_err(|error| Violation(error.message));
-            }
-        } else {
-            let delay = 2 * self.network.delay() + self.random.around(2_000);
-            self.after(delay, Happening::Fetched { at: id, start, from, reference, offered });
-        }
-        Ok(())
-    }
-
-    fn fetched(
-        &mut self,
-        id: ReplicaId,
-        from: ReplicaId,
-        reference: BlobReference,
-        offered: bool,
-    ) -> Result<(), Violation> {
-        let time = self.time;
-        let flipped = self.flips_blobs && self.random.percent(30);
-        let up = self.network.is_up((id, from), time) && self.network.is_up((from, id), time);
-        let held = self.nodes[&from].process.is_some() && self.nodes[&from].disk.blobs.holds(&reference.digest);
-        let node = self.node(id);
-        let result = if !up || !held {
-            Err("the connection failed".to_owned())
-        } else if flipped {
-            Err("the digest does not match".to_owned())
-        } else if node.full {
-            Err("the disk is full".to_owned())
-        } else {
-            node.disk.blobs.put(reference, time);
-            Ok(())
-        };
-        if let Some(process) = &mut node.process {
-            process.fetching.remove(&(from, reference.digest));
-        }
-        if offered { self.event(id, Event::BlobFetched { from, reference, result }) } else { Ok(()) }
-    }
 }
 
 /// The disk that a replica has after so many exchanges.
@@ -749,47 +657,5 @@ fn votes_nothing(envelope: &d3b_paxos::message::Envelope) -> bool {
         | Message::ReadIndex { .. }
         | Message::ReadIndexReply { .. }
         | Message::TimeoutNow { .. } => true,
-    }
-}
-
-/// Tells events apart in the digest.
-fn fact(event: &Event<Written>) -> u64 {
-    match event {
-        Event::Peer { from, .. } => u64::from(from.0) << 4,
-        Event::ConnectionReset(_) => 1,
-        Event::Durable(_) => 2,
-        Event::ConfigurationPersisted(_) => 3,
-        Event::Applied(report) => 4 | report.applied.0 << 8,
-        Event::BlobFetched { .. } => 5,
-        Event::BlobUnderWay { .. } => 9,
-        Event::Write(_) => 6,
-        Event::Read(_) => 7,
-        Event::HandOver => 8,
-    }
-}
-
-/// An event in a line.
-fn describe(event: &Event<Written>) -> String {
-    match event {
-        Event::Peer { from, message: PeerMessage::Paxos(envelope) } => {
-            format!("{from}: {}", shortened(&format!("{:?}", envelope.message)))
-        }
-        Event::Peer { from, message } => format!("{from}: {}", shortened(&format!("{message:?}"))),
-        Event::Applied(report) => format!("applied up to {}", report.applied),
-        Event::Write(request) => format!("write {:?}", request.ticket),
-        Event::ConnectionReset(_)
-        | Event::Durable(_)
-        | Event::ConfigurationPersisted(_)
-        | Event::BlobFetched { .. }
-        | Event::BlobUnderWay { .. }
-        | Event::Read(_)
-        | Event::HandOver => shortened(&format!("{event:?}")),
-    }
-}
-
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(240) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
     }
 }

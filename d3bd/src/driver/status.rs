@@ -1,0 +1,155 @@
+//! What people, and the parts of the daemon around the driver, may want to know of it.
+
+use d3b::{ClusterId, ReplicaId, Slot};
+use d3b_paxos::types::{Ballot, Epoch, Ticks};
+use d3b_paxos::{Replica, Storage};
+
+use super::{Divergence, Driver, GOSSIP_INTERVAL, SETTLED_MAX, Stage, missing};
+use crate::log::Proof;
+
+/// Whether a replica takes part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits until every member was met.
+    Forming {
+        /// Who was not.
+        missing: Vec<ReplicaId>,
+    },
+    /// It takes part as a follower.
+    Follower,
+    /// It tries to lead.
+    Candidate,
+    /// It leads.
+    Leader,
+    /// Its disk is not a member's: it never votes.
+    Outcast {
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Phase {
+    /// The word for it in the API.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Phase::Forming { .. } => "forming",
+            Phase::Follower => "follower",
+            Phase::Candidate => "candidate",
+            Phase::Leader => "leader",
+            Phase::Outcast { .. } => "outcast",
+        }
+    }
+}
+
+/// One member as this replica sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// Its id.
+    pub id: ReplicaId,
+    /// Its peer address.
+    pub peer: String,
+    /// What it last said to have applied.
+    pub applied: Option<Slot>,
+    /// Whether it was heard from within the last few heartbeats.
+    pub reachable: bool,
+}
+
+/// What people may want to know of a replica.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriverStatus {
+    /// Whether it takes part, and how.
+    pub phase: Phase,
+    /// The cluster, once it is formed.
+    pub cluster: Option<ClusterId>,
+    /// The configuration's epoch.
+    pub epoch: Epoch,
+    /// The leader that it knows of.
+    pub leader: Option<ReplicaId>,
+    /// The highest ballot that it has promised.
+    pub ballot: Ballot,
+    /// The end of what it knows to be chosen.
+    pub commit: Slot,
+    /// The end of what it has applied.
+    pub applied: Slot,
+    /// The end of its log.
+    pub last: Slot,
+    /// The beginning of its log.
+    pub base: Slot,
+    /// When a leader was last heard from (or had a majority, on the leader itself).
+    pub leader_heard_at: Option<Ticks>,
+    /// When this replica was last known to be in touch with a leader, and its log to be written without delay. Only then
+    /// is what stands neither in its log nor in its databases not on its way there either: a replica that was cut off, or
+    /// whose disk hangs, must not drop a file for want of an entry.
+    pub settled_at: Option<Ticks>,
+    /// Every member.
+    pub members: Vec<MemberStatus>,
+    /// What was found to differ from a peer.
+    pub divergences: Vec<Divergence>,
+}
+
+impl DriverStatus {
+    /// Whether the replica was settled a moment ago.
+    #[must_use]
+    pub fn is_settled(&self, now: Ticks) -> bool {
+        self.settled_at.is_some_and(|settled| now.0 <= settled.0 + SETTLED_MAX.0)
+    }
+}
+
+impl<S: Storage + Clone, D: Proof> Driver<S, D> {
+    /// What people may want to know.
+    #[must_use]
+    pub fn status(&self) -> DriverStatus {
+        let mut status = DriverStatus {
+            phase: Phase::Forming { missing: Vec::new() },
+            cluster: None,
+            epoch: Epoch(0),
+            leader: None,
+            ballot: self.start.promised,
+            commit: self.applied,
+            applied: self.applied,
+            last: self.start.last,
+            base: self.start.base,
+            leader_heard_at: self.leader_heard_at,
+            settled_at: self.settled_at,
+            members: Vec::new(),
+            divergences: self.fingerprints.divergences(),
+        };
+        match &self.stage {
+            Stage::Running(replica) => self.running_status(replica, &mut status),
+            Stage::Forming(formation) => {
+                status.phase = Phase::Forming { missing: missing(formation) };
+                let members = self.start.replicas.iter().map(|(id, peer)| self.member(*id, peer));
+                status.members = members.collect();
+            }
+            Stage::Adopting => {}
+            Stage::Outcast(reason) => status.phase = Phase::Outcast { reason: reason.clone() },
+        }
+        status
+    }
+
+    fn running_status(&self, replica: &Replica<S>, status: &mut DriverStatus) {
+        let core = replica.status();
+        status.phase = match core.role {
+            d3b_paxos::Role::Follower => Phase::Follower,
+            d3b_paxos::Role::PreCandidate | d3b_paxos::Role::Candidate => Phase::Candidate,
+            d3b_paxos::Role::Leader => Phase::Leader,
+        };
+        let configuration = replica.configuration();
+        status.cluster = Some(configuration.cluster);
+        status.epoch = configuration.epoch;
+        status.leader = core.leader;
+        status.ballot = core.promised;
+        status.commit = core.commit;
+        status.last = core.last;
+        status.base = core.base;
+        status.members = configuration.members.iter().map(|(id, member)| self.member(*id, &member.peer)).collect();
+    }
+
+    fn member(&self, id: ReplicaId, peer: &str) -> MemberStatus {
+        // A follower hears little of other followers but their gossip.
+        let recently = self.now.ticks.0.saturating_sub(3 * GOSSIP_INTERVAL.0);
+        let reachable = self.heard_at.get(&id).is_some_and(|heard| heard.0 >= recently);
+        MemberStatus { id, peer: peer.to_owned(), applied: self.applied_by.get(&id).copied(), reachable }
+    }
+}

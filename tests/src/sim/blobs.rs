@@ -1,0 +1,109 @@
+//! The blobs of simulated replicas: what is fetched, and what is dropped.
+
+use std::collections::BTreeSet;
+
+use d3b::{BlobReference, Digest, ReplicaId};
+use d3bd::driver::Event;
+use d3bd::entries::blob_of;
+
+use super::machine::Machine;
+use super::oracle::Violation;
+use super::world::{Happening, UPKEEP_US, World};
+
+impl<M: Machine> World<'_, M> {
+    pub(super) fn upkeep(&mut self, id: ReplicaId) -> Result<(), Violation> {
+        let (time, grace) = (self.time, self.scenario.grace_us);
+        let pinned = self.pinned(id);
+        let node = self.node(id);
+        let start = node.starts;
+        let now = node.now(time).ticks;
+        let Some(process) = &mut node.process else { return Ok(()) };
+        if !process.paused {
+            process.machine.checkpoint().map_err(Violation)?;
+        }
+        if !process.paused && process.driver.status().is_settled(now) {
+            let referenced: BTreeSet<_> = process.machine.referenced().map_err(Violation)?.into_iter().collect();
+            let mut logged = BTreeSet::new();
+            node.disk.log.visit(process.machine.resume_after().next(), |record| {
+                logged.extend(blob_of(record).map(|(_, reference)| reference.digest));
+            });
+            let needed =
+                |digest: &Digest| referenced.contains(digest) || logged.contains(digest) || pinned.contains(digest);
+            node.disk.blobs.collect(needed, grace, time);
+        }
+        self.after(UPKEEP_US, Happening::Upkeep { at: id, start });
+        Ok(())
+    }
+
+    // Blobs.
+
+    /// Media that an applied entry names is fetched beside, from whoever has it.
+    pub(super) fn prefetch(&mut self, id: ReplicaId, reference: BlobReference) -> Result<(), Violation> {
+        let holders = self.nodes.values().filter(|node| node.id != id && node.disk.blobs.holds(&reference.digest));
+        let holders: Vec<ReplicaId> = holders.map(|node| node.id).collect();
+        if holders.is_empty() {
+            return Ok(());
+        }
+        let from = *self.random.pick(&holders);
+        self.fetch(id, from, reference, false)
+    }
+
+    pub(super) fn fetch(
+        &mut self,
+        id: ReplicaId,
+        from: ReplicaId,
+        reference: BlobReference,
+        offered: bool,
+    ) -> Result<(), Violation> {
+        let time = self.time;
+        let node = self.node(id);
+        let start = node.starts;
+        if offered && !node.full && node.disk.blobs.renew(&reference.digest, time) {
+            let result = Ok(());
+            let now = node.now(time);
+            let Some(process) = &mut node.process else { return Ok(()) };
+            let handled = process.driver.handle(now, Event::BlobFetched { from, reference, result });
+            return handled.map_err(|error| Violation(error.message));
+        }
+        let now = node.now(time);
+        let Some(process) = &mut node.process else { return Ok(()) };
+        if !process.fetching.insert((from, reference.digest)) {
+            if offered {
+                let handled = process.driver.handle(now, Event::BlobUnderWay { from, reference });
+                return handled.map_err(|error| Violation(error.message));
+            }
+        } else {
+            let delay = 2 * self.network.delay() + self.random.around(2_000);
+            self.after(delay, Happening::Fetched { at: id, start, from, reference, offered });
+        }
+        Ok(())
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        id: ReplicaId,
+        from: ReplicaId,
+        reference: BlobReference,
+        offered: bool,
+    ) -> Result<(), Violation> {
+        let time = self.time;
+        let flipped = self.flips_blobs && self.random.percent(30);
+        let up = self.network.is_up((id, from), time) && self.network.is_up((from, id), time);
+        let held = self.nodes[&from].process.is_some() && self.nodes[&from].disk.blobs.holds(&reference.digest);
+        let node = self.node(id);
+        let result = if !up || !held {
+            Err("the connection failed".to_owned())
+        } else if flipped {
+            Err("the digest does not match".to_owned())
+        } else if node.full {
+            Err("the disk is full".to_owned())
+        } else {
+            node.disk.blobs.put(reference, time);
+            Ok(())
+        };
+        if let Some(process) = &mut node.process {
+            process.fetching.remove(&(from, reference.digest));
+        }
+        if offered { self.event(id, Event::BlobFetched { from, reference, result }) } else { Ok(()) }
+    }
+}
