@@ -175,7 +175,10 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     fn run(&mut self, configuration: Configuration) {
         let me = self.me();
         let own_disk = configuration.members.get(&me).map(|member| member.disk);
-        if own_disk != Some(self.start.settings.disk) {
+        let foreign = own_disk != Some(self.start.settings.disk);
+        #[cfg(feature = "planted-bugs")]
+        let foreign = foreign && self.planted != Some(d3b_paxos::Planted::WipedDiskVotes);
+        if foreign {
             self.stage = Stage::Outcast(outcast_reason(me, own_disk));
             return;
         }
@@ -407,6 +410,14 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     // Formation.
 
     fn handle_formation(&mut self, from: ReplicaId, message: FormationMessage) {
+        #[cfg(feature = "planted-bugs")]
+        if self.planted == Some(d3b_paxos::Planted::WipedDiskVotes)
+            && let (Stage::Forming(_), FormationMessage::Hello { formed: Some(formed), .. }) = (&self.stage, &message)
+        {
+            self.effects.push(Effect::PersistConfiguration(formed.clone()));
+            self.stage = Stage::Adopting;
+            return;
+        }
         match &mut self.stage {
             Stage::Forming(formation) => {
                 formation.step(from, message);

@@ -44,6 +44,21 @@ impl<M: Machine> World<'_, M> {
         formed && !self.nodes[&victim].is_lost() && lost < (self.nodes.len() - 1) / 2
     }
 
+    /// Some replica that believes that it leads.
+    fn leader(&self) -> Option<ReplicaId> {
+        self.nodes.values().find(|node| node.is_awake() && leads(node)).map(|node| node.id)
+    }
+
+    /// The leader dies just when something of its has been chosen.
+    pub(super) fn spring_ambush(&mut self, leader: ReplicaId) -> Result<(), Violation> {
+        self.note(1_001, |_| format!("*** {leader} falls into an ambush"));
+        let power_cut = self.random.percent(50);
+        self.crash(leader, power_cut)?;
+        let duration = self.random.between(10_000, 3_000_000);
+        self.after(duration, Happening::Start { at: leader });
+        Ok(())
+    }
+
     /// Carries out a fault; false if it cannot strike there.
     fn strike(&mut self, fault: Fault, victim: ReplicaId, ids: &[ReplicaId]) -> Result<bool, Violation> {
         let duration = self.random.between(10_000, 3_000_000);
@@ -66,6 +81,14 @@ impl<M: Machine> World<'_, M> {
                 self.network.cut(&side, ids);
                 self.after(duration, Happening::Heal);
             }
+            Fault::LoneLeader => {
+                let Some(leader) = self.leader() else { return Ok(false) };
+                let mut side: BTreeSet<ReplicaId> = ids.iter().copied().filter(|_| self.random.percent(20)).collect();
+                side.insert(leader);
+                self.network.cut(&side, ids);
+                self.after(duration, Happening::Heal);
+            }
+            Fault::Ambush => self.ambush = true,
             Fault::OneWay => {
                 self.network.kill((victim, other));
                 self.after(duration, Happening::Heal);
@@ -77,19 +100,17 @@ impl<M: Machine> World<'_, M> {
             }
             Fault::Loss => self.network.lose_until(self.time + duration),
             Fault::ClockJump => {
-                let by = *self.random.pick(&[100, 5_000, 60_000, 7_200_000]);
-                let by = i64::try_from(by).expect("a few hours");
+                let by = *self.random.pick(&[100_i64, 5_000, 60_000, 7_200_000]);
                 let backward = self.random.percent(50);
                 self.node(victim).clock_offset_ms += if backward { -by } else { by };
             }
             Fault::ClockDrift => self.node(victim).pace = self.random.between(900, 1_100),
             Fault::Transfer => {
-                let leader = self.nodes.values().find(|node| node.is_awake() && leads(node)).map(|node| node.id);
-                let Some(leader) = leader else { return Ok(false) };
+                let Some(leader) = self.leader() else { return Ok(false) };
                 self.event(leader, Event::HandOver)?;
             }
             Fault::SlowDisk => {
-                self.node(victim).slowness = self.random.between(10, 300);
+                self.node(victim).slowness = *self.random.pick(&[10, 100, 1_000]);
                 self.after(duration, Happening::Mend { at: victim });
             }
             Fault::FailedSync => self.node(victim).fails_next_sync = true,

@@ -56,6 +56,7 @@ impl<M: Machine> World<'_, M> {
     fn recover(&mut self) -> Result<(), Violation> {
         self.is_rough = false;
         self.flips_blobs = false;
+        self.ambush = false;
         self.network.become_fair();
         self.oracle.check_log_time()?;
         let healthy = self.choose_healthy()?;

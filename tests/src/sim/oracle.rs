@@ -59,32 +59,38 @@ impl Oracle {
         }
     }
 
-    /// A batch became durable on a voter's disk.
+    /// A batch became durable on a voter's disk. Returns the ballot of what is thereby chosen, if anything is.
     ///
     /// # Errors
     /// A promise fell, a ballot has two values for a slot, or two values are chosen.
-    pub fn written(&mut self, replica: ReplicaId, batch: &PersistBatch) -> Result<(), Violation> {
+    pub fn written(&mut self, replica: ReplicaId, batch: &PersistBatch) -> Result<Option<Ballot>, Violation> {
         if let Some(promised) = batch.promised {
             let before = self.promised.insert(replica, promised).unwrap_or(Ballot::ZERO);
             demand!(promised >= before, "the durable promise of {replica} fell from {before} to {promised}");
         }
+        let mut chosen = None;
         for record in &batch.records {
-            self.accepted(replica, record)?;
+            if self.accepted(replica, record)? {
+                chosen = Some(record.ballot);
+            }
         }
-        Ok(())
+        Ok(chosen)
     }
 
-    fn accepted(&mut self, replica: ReplicaId, record: &Record) -> Result<(), Violation> {
+    /// Whether the record's value is chosen now and was not before.
+    fn accepted(&mut self, replica: ReplicaId, record: &Record) -> Result<bool, Violation> {
         let Record { slot, ballot, entry } = record;
         let view = self.slots.entry(*slot).or_default();
         let (value, acceptors) = view.accepted.entry(*ballot).or_insert_with(|| (entry.clone(), 0));
         demand!(value == entry, "ballot {ballot} has two values for slot {slot}");
         *acceptors |= 1 << replica.0;
-        if acceptors.count_ones() >= self.majority {
-            let chosen = view.chosen.get_or_insert_with(|| entry.clone());
-            demand!(chosen == entry, "two values are chosen in slot {slot}");
+        if acceptors.count_ones() < self.majority {
+            return Ok(false);
         }
-        Ok(())
+        let before = view.chosen.is_some();
+        let chosen = view.chosen.get_or_insert_with(|| entry.clone());
+        demand!(chosen == entry, "two values are chosen in slot {slot}");
+        Ok(!before)
     }
 
     /// A replica's disk was exchanged: it is nobody's memory any more.

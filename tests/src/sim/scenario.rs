@@ -15,6 +15,10 @@ pub enum Fault {
     Pause,
     /// The group is cut in two.
     Partition,
+    /// The leader is cut off, alone or with a few.
+    LoneLeader,
+    /// The leader's process dies at the moment when something of its is chosen, before it or anybody else knows.
+    Ambush,
     /// Single directions of links die.
     OneWay,
     /// Links come and go quickly.
@@ -47,11 +51,13 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 18] = [
+    pub const ALL: [Fault; 20] = [
         Fault::Kill,
         Fault::PowerCut,
         Fault::Pause,
         Fault::Partition,
+        Fault::LoneLeader,
+        Fault::Ambush,
         Fault::OneWay,
         Fault::Flap,
         Fault::Loss,
@@ -82,6 +88,8 @@ impl Fault {
             Fault::PowerCut => "power cut",
             Fault::Pause => "pause",
             Fault::Partition => "partition",
+            Fault::LoneLeader => "lone leader",
+            Fault::Ambush => "ambush",
             Fault::OneWay => "one-way partition",
             Fault::Flap => "flapping link",
             Fault::Loss => "burst of loss",
@@ -193,7 +201,7 @@ impl Scenario {
             late_per_mille: if random.percent(30) { random.below(50) } else { 0 },
             sync_us: *random.pick(&[100, 300, 300, 2_000, 20_000]),
             apply_us: *random.pick(&[20, 200, 5_000]),
-            grace_us: random.between(2, 20) * SECOND,
+            grace_us: *random.pick(&[4, 8, 16]) * SECOND,
             faults: if quiet { Vec::new() } else { faults },
             fault_interval_us: *random.pick(&[SECOND / 20, SECOND / 5, SECOND / 2, SECOND]),
             burst_percent: *random.pick(&[0, 10, 40]),

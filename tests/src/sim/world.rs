@@ -29,7 +29,7 @@ const HELD_MAX: usize = 10_000;
 /// Effects that one turn of a driver may want carried out, at most.
 const EFFECTS_MAX: usize = 100_000;
 /// How often the state machine is synced and the blobs are swept.
-pub(super) const UPKEEP_US: u64 = 2_000_000;
+pub(super) const UPKEEP_US: u64 = 700_000;
 
 /// Something that happens at its time.
 #[derive(Debug)]
@@ -117,6 +117,8 @@ pub struct World<'p, M: Machine> {
     pub(super) is_rough: bool,
     /// Whether blobs are damaged on their way.
     pub(super) flips_blobs: bool,
+    /// Whether the next leader that gets something chosen dies of it.
+    pub(super) ambush: bool,
     pub(super) prepare: Option<&'p Prepare<'p>>,
     pub(super) events: u64,
     digest: u64,
@@ -147,6 +149,7 @@ impl<'p, M: Machine> World<'p, M> {
             faults: BTreeMap::new(),
             is_rough: true,
             flips_blobs: false,
+            ambush: false,
             prepare,
             events: 0,
             digest: 0,
@@ -558,7 +561,10 @@ impl<'p, M: Machine> World<'p, M> {
         let Some(process) = &mut node.process else { return Ok(()) };
         let Some(batch) = process.writing.take() else { return Ok(()) };
         let proof = node.disk.log.write(&batch);
-        self.oracle.written(id, &batch)?;
+        let chosen = self.oracle.written(id, &batch)?;
+        if let Some(ballot) = chosen.filter(|_| std::mem::take(&mut self.ambush)) {
+            self.spring_ambush(ballot.replica)?;
+        }
         self.event(id, Event::Durable(proof))
     }
 
