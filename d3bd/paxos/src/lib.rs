@@ -28,8 +28,10 @@
 //! majority confirms its ballot, and the noted commit is the read's index (Diss §6.4).
 //!
 //! **Leaving.** A leader without acknowledgements for an election timeout steps down (check-quorum, Diss §6.2); one
-//! that meets a higher promise campaigns above it; one that hands over tells its successor to campaign now
-//! (Diss §3.10).
+//! that meets a higher promise asks around for a campaign above it; one that hands over tells its successor to campaign
+//! now (Diss §3.10).
+//!
+//! `tests/golden/scenes` shows all of this by example: a page for each scene, with every message and write.
 //!
 //! # Why it is safe
 //!
