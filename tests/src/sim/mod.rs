@@ -11,7 +11,7 @@
 //! tried. Equal seeds give equal runs: the same events in the same order, shown by [`Report::digest`].
 
 mod clients;
-mod disk;
+pub mod disk;
 mod engine;
 mod faults;
 mod finish;
