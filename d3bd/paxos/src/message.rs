@@ -148,16 +148,17 @@ impl Message {
                 ballot(of) && slot(from) && *from > Slot::ZERO
             }
             Message::Promise { ballot: of, commit, log_start, from, records, next, .. } => {
-                let in_order = records
-                    .iter()
-                    .zip(from.0..)
-                    .all(|(record, expected)| record.slot.0 == expected && record.ballot <= *of);
+                // Only slots within the range can be counted up from.
+                let in_order = || {
+                    let mut expected = records.iter().zip(from.0..);
+                    expected.all(|(record, slot)| record.slot.0 == slot && record.ballot <= *of)
+                };
                 ballot(of)
                     && slot(commit)
                     && slot(log_start)
                     && slot(from)
                     && next.as_ref().is_none_or(slot)
-                    && in_order
+                    && in_order()
             }
             Message::Accept { ballot: of, start, commit, .. } => {
                 ballot(of) && slot(start) && *start > Slot::ZERO && slot(commit)
