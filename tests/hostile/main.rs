@@ -177,6 +177,21 @@ fn no_message_lifts_the_ballots_to_the_end_of_their_range() {
     }
 }
 
+/// One replica that was lifted far ahead of the others is not lost to them: they get there step by step.
+#[test]
+fn the_others_follow_to_a_ballot_that_one_was_lifted_to() {
+    let mut group = Group::new(1, true);
+    group.calm(2_000);
+    for step in 1..=5 {
+        let ballot = Ballot { round: step * Ballot::LEAP_MAX, replica: ReplicaId(3) };
+        let message = envelope(&group, 3, 1, Message::Prepare { ballot, from: Slot(1) });
+        group.hear(ReplicaId(3), ReplicaId(1), message);
+    }
+    assert_eq!(group.nodes[&ReplicaId(1)].driver.status().ballot.round, 5 * Ballot::LEAP_MAX);
+    group.remove(ReplicaId(3));
+    group.demand_progress("with one that was lifted");
+}
+
 /// A stamp that no clock shows would stop every engine that has to store it.
 #[test]
 fn no_message_brings_an_impossible_time_into_the_log() {

@@ -3,7 +3,7 @@
 use d3b::{ReplicaId, Slot};
 
 use crate::acceptor::{Acceptor, Colours};
-use crate::interface::{ConfirmedRead, Reply, Settings};
+use crate::interface::{ConfirmedRead, Reply, Settings, Storage};
 use crate::message::{Envelope, Message};
 use crate::types::{Ballot, Configuration, Now, Ticks, Uncompared, mix};
 
@@ -133,5 +133,18 @@ impl<S> Core<S> {
                 lease.leader == Some(asker) || self.now.ticks >= lease.at.after(self.settings.election_timeout_min)
             }
         }
+    }
+}
+
+impl<S: Storage> Core<S> {
+    /// Whether a ballot is so far ahead of all that is known here that it makes no sense; see [`Ballot::LEAP_MAX`].
+    pub(crate) fn is_leap(&mut self, ballot: Ballot) -> bool {
+        let known = self.round_seen.max(self.acceptor.promised().round);
+        let furthest = known.saturating_add(Ballot::LEAP_MAX);
+        let leaps = ballot.round > furthest;
+        if leaps {
+            self.round_seen = furthest.min(Ballot::ROUND_MAX);
+        }
+        leaps
     }
 }

@@ -86,7 +86,8 @@
 //! Membership is static: every message carries the configuration's epoch, and one of another epoch is dropped. Logs are
 //! not cut, so there are no snapshots to catch up with: a candidate that is behind somebody's log base does not lead,
 //! and a follower that is behind the leader's stays behind. There are no leases: no read is served on the strength of a
-//! clock. There is no defence against replicas that lie, only against bytes that make no sense.
+//! clock. There is no defence against replicas that lie, only against bytes that make no sense: of another cluster, out of
+//! order, of a ballot that nobody can have come to by campaigning, or more of them than a leader sends.
 //!
 //! # Words
 //!

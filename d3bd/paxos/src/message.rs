@@ -136,6 +136,22 @@ pub enum Message {
 }
 
 impl Message {
+    /// The ballot that it may lift its receiver to, as a promise or as one to campaign above.
+    pub(crate) fn lifts_to(&self) -> Option<Ballot> {
+        match self {
+            Message::Prepare { ballot, .. } | Message::Accept { ballot, .. } => Some(*ballot),
+            Message::PreVoteReply { promised, .. } | Message::Nack { promised, .. } => Some(*promised),
+            // These are answers to a ballot of the receiver, or mean nothing at another one than it has promised.
+            Message::PreVote { .. }
+            | Message::Promise { .. }
+            | Message::PromiseMore { .. }
+            | Message::Accepted { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. }
+            | Message::TimeoutNow { .. } => None,
+        }
+    }
+
     /// Whether every number in it is one that a replica of ours could have sent; anything else is dropped before it can
     /// overflow, or lift every ballot to the end of its range.
     pub(crate) fn is_sane(&self) -> bool {

@@ -19,8 +19,12 @@ pub struct Ballot {
 impl Ballot {
     /// Below every ballot that a replica can use.
     pub const ZERO: Ballot = Ballot { round: 0, replica: ReplicaId(0) };
-    /// Nobody campaigns so often; messages with higher rounds are dropped, so that none can end the range of ballots.
+    /// Nobody campaigns so often; messages with higher rounds are dropped.
     pub const ROUND_MAX: u64 = 1 << 60;
+    /// Nobody has missed so many campaigns; a message with a round that is further ahead of what its receiver knows is
+    /// dropped, so that a single one cannot end the range of ballots. It counts as so many rounds and no more: should one
+    /// replica have been lifted that far all the same, the others get there, step by step, by what it says to them.
+    pub const LEAP_MAX: u64 = 1 << 32;
 }
 
 impl fmt::Display for Ballot {
