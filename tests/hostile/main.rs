@@ -205,6 +205,27 @@ fn no_message_brings_an_impossible_time_into_the_log() {
     assert_eq!(group.nodes[&ReplicaId(1)].driver.status().last, Slot(0));
 }
 
+/// An entry that does not fit into a message of those who hold it would stand in the way of everything after it.
+#[test]
+fn no_command_is_too_large_to_be_sent_on() {
+    let mut group = Group::new(1, true);
+    group.calm(2_000);
+    for id in group.ids() {
+        let last = group.nodes[&id].driver.status().last;
+        let from = ReplicaId(id.0 % 3 + 1);
+        let command = vec![0; 33 << 20].into();
+        group.hear(from, id, PeerMessage::Forward { id: 1, command });
+        assert_eq!(group.nodes[&id].driver.status().last, last, "replica {id}");
+        let ballot = Ballot { round: 9 + u64::from(id.0), replica: from };
+        let accept =
+            Message::Accept { ballot, start: Slot(1), entries: vec![entry(33 << 20)], commit: Slot(0), round: 1 };
+        let message = envelope(&group, from.0, id.0, accept);
+        group.hear(from, id, message);
+        assert_eq!(group.nodes[&id].driver.status().last, last, "replica {id}");
+    }
+    group.demand_progress("after commands that are too large");
+}
+
 /// Floods a replica whose disk is stuck, and demands that it keeps no more than a bound of what it hears.
 #[track_caller]
 fn check_flood(what: &str, bound: usize, prepare: impl Fn(&mut Group), flood: impl Fn(u64) -> Vec<Message>) {
