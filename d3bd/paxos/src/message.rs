@@ -167,7 +167,8 @@ impl Message {
                 // Only slots within the range can be counted up from.
                 let in_order = || {
                     let mut expected = records.iter().zip(from.0..);
-                    expected.all(|(record, slot)| record.slot.0 == slot && record.ballot <= *of)
+                    expected
+                        .all(|(record, slot)| record.slot.0 == slot && record.ballot <= *of && record.entry.is_sane())
                 };
                 ballot(of)
                     && slot(commit)
@@ -176,8 +177,8 @@ impl Message {
                     && next.as_ref().is_none_or(slot)
                     && in_order()
             }
-            Message::Accept { ballot: of, start, commit, .. } => {
-                ballot(of) && slot(start) && *start > Slot::ZERO && slot(commit)
+            Message::Accept { ballot: of, start, entries, commit, .. } => {
+                ballot(of) && slot(start) && *start > Slot::ZERO && slot(commit) && entries.iter().all(Entry::is_sane)
             }
             Message::Accepted { ballot: of, upto, applied, .. } => ballot(of) && slot(upto) && slot(applied),
             Message::Nack { ballot: of, promised, want, .. } => ballot(of) && ballot(promised) && slot(want),

@@ -104,6 +104,20 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// No command is larger, in bytes: whoever holds it must be able to send it on in one message.
+    pub const COMMAND_MAX: usize = 32 << 20;
+    /// The end of the year 9999, where SQLite's dates end; no clock shows a later time.
+    pub const TIME_MS_MAX: u64 = 253_402_300_799_999;
+
+    /// Whether a leader of ours could have made it; anything else would stop those who have to store or apply it.
+    pub(crate) fn is_sane(&self) -> bool {
+        let command = match &self.payload {
+            Payload::Noop => 0,
+            Payload::Command(bytes) => bytes.len(),
+        };
+        self.stamp.time_ms <= Entry::TIME_MS_MAX && command <= Entry::COMMAND_MAX
+    }
+
     /// Bytes that it takes on the wire and on disk, roughly: for bounds.
     #[must_use]
     pub fn size(&self) -> usize {
