@@ -56,7 +56,7 @@ impl Machine {
         match self {
             Machine::Engine => Engine::Real,
             Machine::StandIn => Engine::StandIn,
-            Machine::Both if seed % 8 == 0 => Engine::Real,
+            Machine::Both if seed.is_multiple_of(8) => Engine::Real,
             Machine::Both => Engine::StandIn,
         }
     }

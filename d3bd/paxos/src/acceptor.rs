@@ -106,6 +106,8 @@ pub(crate) struct Acceptor<S> {
     commit: Slot,
     /// Accepted since the last batch was begun.
     unwritten: BTreeMap<Slot, Record>,
+    /// The sum of their entries' sizes.
+    unwritten_bytes: usize,
     /// The batch that is under way.
     writing: Option<Writing>,
     persist_id: Uncompared<PersistId>,
@@ -133,6 +135,7 @@ impl<S: Storage> Acceptor<S> {
             heard: commit,
             commit,
             unwritten: BTreeMap::new(),
+            unwritten_bytes: 0,
             writing: None,
             persist_id: Uncompared(PersistId(0)),
             owed_promise: None,
@@ -233,11 +236,12 @@ impl<S: Storage> Acceptor<S> {
         self.owed_promise = None;
     }
 
-    /// Takes an offer that is not refused.
+    /// Takes an offer that is not refused. What comes when `unwritten_bytes_max` wait for the disk is lost, as if it had
+    /// not arrived: no leader of ours has so much under way, and whoever does would fill the memory.
     ///
     /// # Errors
     /// The offer leaves a hole after the run: the slot where the run could be continued.
-    pub(crate) fn accept(&mut self, offer: Offer) -> Result<(), Slot> {
+    pub(crate) fn accept(&mut self, offer: Offer, unwritten_bytes_max: usize) -> Result<(), Slot> {
         self.begin_run(offer.ballot);
         let new_round = offer.round > self.round;
         self.round = self.round.max(offer.round);
@@ -251,6 +255,9 @@ impl<S: Storage> Acceptor<S> {
             for (slot, entry) in (offer.start.0..).map(Slot).zip(offer.entries) {
                 // Below the end of the run stands this very entry already: a ballot has one value per slot.
                 if slot > self.upto {
+                    if self.unwritten_bytes >= unwritten_bytes_max {
+                        break;
+                    }
                     self.append(entry);
                 }
             }
@@ -262,7 +269,10 @@ impl<S: Storage> Acceptor<S> {
     /// Accepts the entry after the end of the run.
     pub(crate) fn append(&mut self, entry: Entry) -> Slot {
         let slot = self.upto.next();
-        self.unwritten.insert(slot, Record { slot, ballot: self.run, entry });
+        self.unwritten_bytes += entry.size();
+        if let Some(replaced) = self.unwritten.insert(slot, Record { slot, ballot: self.run, entry }) {
+            self.unwritten_bytes -= replaced.entry.size();
+        }
         self.upto = slot;
         self.last = self.last.max(slot);
         slot
@@ -290,6 +300,7 @@ impl<S: Storage> Acceptor<S> {
         }
         self.persist_id.0.0 += 1;
         let records = std::mem::take(&mut self.unwritten);
+        self.unwritten_bytes = 0;
         let batch = PersistBatch {
             id: self.persist_id.0,
             promised: risen.then_some(self.promised),

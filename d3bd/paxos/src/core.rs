@@ -3,7 +3,7 @@
 use d3b::{ReplicaId, Slot};
 
 use crate::acceptor::{Acceptor, Colours};
-use crate::interface::{ConfirmedRead, Reply, Settings};
+use crate::interface::{ConfirmedRead, Reply, Settings, Storage};
 use crate::message::{Envelope, Message};
 use crate::types::{Ballot, Configuration, Now, Ticks, Uncompared, mix};
 
@@ -158,5 +158,18 @@ impl<S> Core<S> {
     pub(crate) fn is_patience_over(&self) -> bool {
         let span = self.settings.election_timeout_max.0.saturating_mul(BETTER_CANDIDATE_TIMEOUTS);
         self.now.ticks >= self.lease.at.after(Ticks(span))
+    }
+}
+
+impl<S: Storage> Core<S> {
+    /// Whether a ballot is so far ahead of all that is known here that it makes no sense; see [`Ballot::LEAP_MAX`].
+    pub(crate) fn is_leap(&mut self, ballot: Ballot) -> bool {
+        let known = self.round_seen.max(self.acceptor.promised().round);
+        let furthest = known.saturating_add(Ballot::LEAP_MAX);
+        let leaps = ballot.round > furthest;
+        if leaps {
+            self.round_seen = furthest.min(Ballot::ROUND_MAX);
+        }
+        leaps
     }
 }

@@ -5,7 +5,7 @@ use d3b::{ReplicaId, Slot};
 
 use crate::acceptor::Offer;
 use crate::core::Core;
-use crate::interface::{ConfirmedRead, Reply, Storage, StorageError};
+use crate::interface::{ConfirmedRead, Reply, Settings, Storage, StorageError};
 use crate::message::Message;
 use crate::reads::FollowerReads;
 use crate::replica::{Replica, State};
@@ -118,7 +118,8 @@ impl<S: Storage> Replica<S> {
             return;
         }
         self.hear_leader(from, ballot);
-        if let Err(want) = self.core.acceptor.accept(offer) {
+        let Settings { inflight_bytes_max, message_bytes_max, .. } = self.core.settings;
+        if let Err(want) = self.core.acceptor.accept(offer, inflight_bytes_max.saturating_add(message_bytes_max)) {
             let (promised, round) = (self.core.acceptor.promised(), self.core.acceptor.round());
             self.core.send(from, Message::Nack { ballot, promised, want, round });
         }

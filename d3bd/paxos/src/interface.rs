@@ -120,7 +120,7 @@ pub enum Reply {
         /// Who leads, as far as known.
         leader: Option<ReplicaId>,
     },
-    /// Nothing was done: too many bytes are under way.
+    /// Nothing was done: too many bytes are under way, or the command is larger than [`crate::types::Entry::COMMAND_MAX`].
     Overloaded {
         /// Of the proposal.
         id: ProposalId,

@@ -107,7 +107,8 @@ impl Leader {
             return;
         }
         let bytes = self.window_bytes.saturating_add(command.len());
-        if self.window_bytes > 0 && bytes > core.settings.inflight_bytes_max {
+        let too_much = self.window_bytes > 0 && bytes > core.settings.inflight_bytes_max;
+        if too_much || command.len() > Entry::COMMAND_MAX {
             core.reply(Reply::Overloaded { id });
             return;
         }

@@ -28,8 +28,10 @@
 //! majority confirms its ballot, and the noted commit is the read's index (Diss §6.4).
 //!
 //! **Leaving.** A leader without acknowledgements for an election timeout steps down (check-quorum, Diss §6.2); one
-//! that meets a higher promise campaigns above it; one that hands over tells its successor to campaign now
-//! (Diss §3.10).
+//! that meets a higher promise asks around for a campaign above it; one that hands over tells its successor to campaign
+//! now (Diss §3.10).
+//!
+//! `tests/golden/scenes` shows all of this by example: a page for each scene, with every message and write.
 //!
 //! **Patience.** A campaign takes two syncs one after the other, and as many round trips as its promises
 //! have chunks, which may well take longer than anybody waits for a leader. So whoever has made a promise begins to wait
@@ -89,7 +91,8 @@
 //! Membership is static: every message carries the configuration's epoch, and one of another epoch is dropped. Logs are
 //! not cut, so there are no snapshots to catch up with: a candidate that is behind somebody's log base does not lead,
 //! and a follower that is behind the leader's stays behind. There are no leases: no read is served on the strength of a
-//! clock. There is no defence against replicas that lie, only against bytes that make no sense.
+//! clock. There is no defence against replicas that lie, only against bytes that make no sense: of another cluster, out of
+//! order, of a ballot that nobody can have come to by campaigning, or more of them than a leader sends.
 //!
 //! # Words
 //!

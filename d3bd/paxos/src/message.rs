@@ -136,6 +136,22 @@ pub enum Message {
 }
 
 impl Message {
+    /// The ballot that it may lift its receiver to, as a promise or as one to campaign above.
+    pub(crate) fn lifts_to(&self) -> Option<Ballot> {
+        match self {
+            Message::Prepare { ballot, .. } | Message::Accept { ballot, .. } => Some(*ballot),
+            Message::PreVoteReply { promised, .. } | Message::Nack { promised, .. } => Some(*promised),
+            // These are answers to a ballot of the receiver, or mean nothing at another one than it has promised.
+            Message::PreVote { .. }
+            | Message::Promise { .. }
+            | Message::PromiseMore { .. }
+            | Message::Accepted { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. }
+            | Message::TimeoutNow { .. } => None,
+        }
+    }
+
     /// Whether every number in it is one that a replica of ours could have sent; anything else is dropped before it can
     /// overflow, or lift every ballot to the end of its range.
     pub(crate) fn is_sane(&self) -> bool {
@@ -148,19 +164,21 @@ impl Message {
                 ballot(of) && slot(from) && *from > Slot::ZERO
             }
             Message::Promise { ballot: of, commit, log_start, from, records, next, .. } => {
-                let in_order = records
-                    .iter()
-                    .zip(from.0..)
-                    .all(|(record, expected)| record.slot.0 == expected && record.ballot <= *of);
+                // Only slots within the range can be counted up from.
+                let in_order = || {
+                    let mut expected = records.iter().zip(from.0..);
+                    expected
+                        .all(|(record, slot)| record.slot.0 == slot && record.ballot <= *of && record.entry.is_sane())
+                };
                 ballot(of)
                     && slot(commit)
                     && slot(log_start)
                     && slot(from)
                     && next.as_ref().is_none_or(slot)
-                    && in_order
+                    && in_order()
             }
-            Message::Accept { ballot: of, start, commit, .. } => {
-                ballot(of) && slot(start) && *start > Slot::ZERO && slot(commit)
+            Message::Accept { ballot: of, start, entries, commit, .. } => {
+                ballot(of) && slot(start) && *start > Slot::ZERO && slot(commit) && entries.iter().all(Entry::is_sane)
             }
             Message::Accepted { ballot: of, upto, applied, .. } => ballot(of) && slot(upto) && slot(applied),
             Message::Nack { ballot: of, promised, want, .. } => ballot(of) && ballot(promised) && slot(want),

@@ -205,7 +205,8 @@ impl<S: Storage> Replica<S> {
     // Dispatch.
 
     fn on_message(&mut self, envelope: Envelope) -> Result<(), StorageError> {
-        if !self.votes() || !self.is_for_us(&envelope) {
+        let leaps = |core: &mut Core<S>| envelope.message.lifts_to().is_some_and(|ballot| core.is_leap(ballot));
+        if !self.votes() || !self.is_for_us(&envelope) || leaps(&mut self.core) {
             self.core.dropped.0 += 1;
             return Ok(());
         }

@@ -19,8 +19,12 @@ pub struct Ballot {
 impl Ballot {
     /// Below every ballot that a replica can use.
     pub const ZERO: Ballot = Ballot { round: 0, replica: ReplicaId(0) };
-    /// Nobody campaigns so often; messages with higher rounds are dropped, so that none can end the range of ballots.
+    /// Nobody campaigns so often; messages with higher rounds are dropped.
     pub const ROUND_MAX: u64 = 1 << 60;
+    /// Nobody has missed so many campaigns; a message with a round that is further ahead of what its receiver knows is
+    /// dropped, so that a single one cannot end the range of ballots. It counts as so many rounds and no more: should one
+    /// replica have been lifted that far all the same, the others get there, step by step, by what it says to them.
+    pub const LEAP_MAX: u64 = 1 << 32;
 }
 
 impl fmt::Display for Ballot {
@@ -100,6 +104,20 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// No command is larger, in bytes: whoever holds it must be able to send it on in one message.
+    pub const COMMAND_MAX: usize = 32 << 20;
+    /// The end of the year 9999, where SQLite's dates end; no clock shows a later time.
+    pub const TIME_MS_MAX: u64 = 253_402_300_799_999;
+
+    /// Whether a leader of ours could have made it; anything else would stop those who have to store or apply it.
+    pub(crate) fn is_sane(&self) -> bool {
+        let command = match &self.payload {
+            Payload::Noop => 0,
+            Payload::Command(bytes) => bytes.len(),
+        };
+        self.stamp.time_ms <= Entry::TIME_MS_MAX && command <= Entry::COMMAND_MAX
+    }
+
     /// Bytes that it takes on the wire and on disk, roughly: for bounds.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -100,7 +100,7 @@ impl<M: Machine> World<'_, M> {
             }
             Fault::Loss => self.network.lose_until(self.time + duration),
             Fault::ClockJump => {
-                let by = *self.random.pick(&[100_i64, 5_000, 60_000, 7_200_000]);
+                let by: i64 = *self.random.pick(&[100, 5_000, 60_000, 7_200_000]);
                 let backward = self.random.percent(50);
                 self.node(victim).clock_offset_ms += if backward { -by } else { by };
             }

@@ -12,7 +12,7 @@
 
 mod blobs;
 mod clients;
-mod disk;
+pub mod disk;
 mod engine;
 mod faults;
 mod finish;
