@@ -65,12 +65,13 @@ fn seeds_that_found_something() {
 
 /// Tries seeds until a planted bug shows.
 #[track_caller]
-fn check_planted(name: &str, seeds_max: u64, plant: impl Fn(&mut SimDriver)) {
+fn check_planted(name: &str, scale: Scale, seeds_max: u64, plant: impl Fn(&mut SimDriver)) {
     let began = Instant::now();
+    let options = Options { scale, ..options(Engine::StandIn) };
     let found = (0..seeds_max).find_map(|seed| {
-        let failure = run_planted(seed, options(Engine::StandIn), &plant).err()?;
+        let failure = run_planted(seed, options, &plant).err()?;
         // It is the planted bug that is found if the same seed finds nothing without it.
-        run(seed, options(Engine::StandIn)).is_ok().then_some((seed, failure))
+        run(seed, options).is_ok().then_some((seed, failure))
     });
     let Some((seed, failure)) = found else { panic!("{name} is not found in {seeds_max} seeds") };
     let violation: String = failure.violation.lines().next().unwrap_or_default().chars().take(120).collect();
@@ -80,7 +81,8 @@ fn check_planted(name: &str, seeds_max: u64, plant: impl Fn(&mut SimDriver)) {
 #[test]
 fn planted_bugs_are_found() {
     for planted in Planted::ALL {
-        check_planted(&format!("{planted:?}"), 2_000, |driver| driver.plant(planted));
+        check_planted(&format!("{planted:?}"), Scale::Short, 2_000, |driver| driver.plant(planted));
     }
-    check_planted("a blob collected between acknowledgement and commit", 2_000, |driver| driver.plant_settled());
+    let name = "a blob collected between acknowledgement and commit";
+    check_planted(name, Scale::Files, 500, |driver| driver.plant_settled());
 }

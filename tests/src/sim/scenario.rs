@@ -115,6 +115,8 @@ pub enum Scale {
     Short,
     /// Half a minute.
     Long,
+    /// Half a minute that is mostly about files: long enough for the grace period to pass while disks hang.
+    Files,
 }
 
 /// What a seed draws. Times are in microseconds of simulated time.
@@ -180,12 +182,12 @@ impl Scenario {
         let quiet = random.percent(5);
         let delay_min_us = *random.pick(&[20, 100, 100, 1_000, 10_000]);
         let lossy = random.percent(40);
-        Scenario {
+        let scenario = Scenario {
             replicas,
             forms: random.percent(15),
             safety_us: match scale {
                 Scale::Short => random.between(SECOND / 2, 3 * SECOND),
-                Scale::Long => random.between(10 * SECOND, 60 * SECOND),
+                Scale::Long | Scale::Files => random.between(10 * SECOND, 60 * SECOND),
             },
             clients: u32::try_from(random.between(1, 6)).expect("a small number"),
             rest_us: *random.pick(&[2_000, 20_000, 50_000, 100_000]),
@@ -207,6 +209,18 @@ impl Scenario {
             burst_percent: *random.pick(&[0, 10, 40]),
             message_bytes_max: *random.pick(&[300, 2_000, 1 << 20]),
             inflight_bytes_max: *random.pick(&[1_000, 10_000, 1 << 24]),
+        };
+        match scale {
+            Scale::Short | Scale::Long => scenario,
+            Scale::Files => Scenario {
+                media_percent: 90,
+                reads_percent: 10,
+                sync_us: 20_000,
+                grace_us: 4 * SECOND,
+                faults: vec![Fault::SlowDisk, Fault::LoneLeader, Fault::Kill],
+                fault_interval_us: 2 * SECOND,
+                ..scenario
+            },
         }
     }
 }
