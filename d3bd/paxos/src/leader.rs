@@ -156,7 +156,8 @@ impl Leader {
             self.raise_chosen(core, chosen);
         }
         let rounds = self.peers.values().map(|peer| peer.round).chain([self.round]);
-        if let Some(round) = reached(rounds, core.majority()) {
+        let needed = if core.acceptor.mutation.breaks(Planted::ReadWithoutRound) { 1 } else { core.majority() };
+        if let Some(round) = reached(rounds, needed) {
             self.confirm_reads(core, round);
         }
         let barrier_chosen = self.barrier_chosen();
