@@ -1,7 +1,8 @@
 //! The shipped core under a model checker: every order of events in small scenes.
 //!
-//! Each scene is run to its end, breadth first, so that what is found is found in the fewest steps. The sizes are
-//! printed (`cargo test --test model -- --nocapture`). `D3B_MODELS_LONG=1` runs the larger scenes too.
+//! Each scene is run to its end. What it is for must come to pass in it, or it would prove nothing; and every bug that
+//! can be planted in the core is found in one. The sizes are printed (`cargo test --test model -- --nocapture`).
+//! `D3B_MODELS_LONG=1` runs larger scenes too.
 
 mod world;
 
@@ -10,9 +11,9 @@ use std::time::Instant;
 
 use d3b::ReplicaId;
 use d3b_paxos::Planted;
-use stateright::{Checker, Model, Property};
+use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use world::{Happening, Scene, World};
+use world::{Happening, Law, Scene, World};
 
 struct Group(Scene);
 
@@ -33,19 +34,49 @@ impl Model for Group {
     }
 
     fn properties(&self) -> Vec<Property<Group>> {
-        vec![
-            Property::always("nothing forbidden", |_, world: &World| world.violation.is_none()),
-            // What a scene is for must come to pass in it, or it proves nothing.
-            Property::sometimes("every proposal's value can be chosen", |group: &Group, world: &World| {
-                group.0.proposals == 0 || world.chose_a_command()
+        let laws = vec![
+            Property::always("agreement", |_, world: &World| world.keeps(Law::Agreement)),
+            Property::always("what was chosen stays chosen", |_, world: &World| world.keeps(Law::ChosenStays)),
+            Property::always("nothing is sent before it is durable", |_, world: &World| world.keeps(Law::Durability)),
+            Property::always("reads are linearizable", |_, world: &World| world.keeps(Law::Reads)),
+            Property::always("no ballot is used twice", |_, world: &World| world.keeps(Law::Ballots)),
+            Property::always("log time rises", |_, world: &World| world.keeps(Law::LogTime)),
+        ];
+        if self.0.planted.is_some() {
+            return laws;
+        }
+        laws.into_iter().chain(self.purposes()).collect()
+    }
+}
+
+impl Group {
+    /// What must come to pass in the scene somewhere.
+    fn purposes(&self) -> Vec<Property<Group>> {
+        let Scene { campaigns, replicas, reads, crashes, .. } = self.0;
+        let mut purposes = vec![
+            Property::sometimes("all values are chosen", |group: &Group, world: &World| {
+                world.commands_chosen() >= usize::from(group.0.proposals)
             }),
-            Property::sometimes("every read can be answered", |group: &Group, world: &World| {
-                world.answered >= group.0.reads
+            Property::sometimes("every campaign leads", |group: &Group, world: &World| {
+                world.ballots_accepted() >= usize::from(group.0.campaigns)
             }),
-            Property::sometimes("every candidate can campaign", |group: &Group, world: &World| {
-                world.campaigned() >= usize::from(group.0.campaigns).min(group.0.candidates.len())
-            }),
-        ]
+        ];
+        if campaigns > 1 {
+            let taken = |_: &Group, world: &World| world.takes_over();
+            purposes.push(Property::sometimes("a later ballot takes values over", taken));
+        }
+        if campaigns > 1 && replicas > 2 {
+            let passed = |_: &Group, world: &World| world.passes_over();
+            purposes.push(Property::sometimes("a later ballot passes values over", passed));
+        }
+        if reads > 0 {
+            let answered = |group: &Group, world: &World| world.reads_answered() >= group.0.reads;
+            purposes.push(Property::sometimes("all reads are answered", answered));
+        }
+        if crashes > 0 {
+            purposes.push(Property::sometimes("who crashed leads again", |_, world: &World| world.went_on()));
+        }
+        purposes
     }
 }
 
@@ -53,55 +84,193 @@ fn only(ids: &[u32]) -> BTreeSet<ReplicaId> {
     ids.iter().copied().map(ReplicaId).collect()
 }
 
-/// Explores the whole scene and demands that nothing forbidden can happen in it.
+/// Explores the whole scene and demands that no law can be broken in it, and that it serves its purpose.
 #[track_caller]
 fn check(name: &str, scene: Scene) {
     let began = Instant::now();
-    let checker = Group(scene).checker().threads(2).spawn_bfs().join();
+    let checker = Group(scene).checker().threads(2).spawn_dfs().join();
     println!("{name}: {} states, depth {}, {:.1?}", checker.unique_state_count(), checker.max_depth(), began.elapsed());
     checker.assert_properties();
 }
 
-/// Explores a scene with a bug planted and demands that it is found.
+/// Explores a scene with a bug planted, breadth first, and demands that it is found.
 #[track_caller]
 fn check_planted(planted: Planted, scene: Scene) {
     let began = Instant::now();
-    let scene = Scene { planted: Some(planted), ..scene };
-    let checker = Group(scene).checker().threads(2).target_state_count(20_000_000).spawn_bfs().join();
-    let path = checker.discovery("nothing forbidden").unwrap_or_else(|| panic!("{planted:?} was not found"));
-    let steps = path.into_states();
-    let violation = steps.last().and_then(|world| world.violation).unwrap_or_default();
-    println!(
-        "{planted:?}: \"{violation}\" after {} steps, {} states, {:.1?}",
-        steps.len() - 1,
-        checker.unique_state_count(),
-        began.elapsed()
-    );
+    let group = Group(Scene { planted: Some(planted), ..scene });
+    let checker = group.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+    let states = checker.unique_state_count();
+    let Some((law, path)) = checker.discoveries().into_iter().next() else {
+        panic!("{planted:?} was not found in {states} states");
+    };
+    let (_, what) = path.last_state().violation.unwrap_or((Law::Agreement, "nothing"));
+    let steps = path.into_actions().len();
+    println!("{planted:?}: not \"{law}\": {what}; {steps} steps, {states} states, {:.1?}", began.elapsed());
 }
 
 fn long() -> bool {
     std::env::var_os("D3B_MODELS_LONG").is_some()
 }
 
+// The scenes: three replicas on fresh disks, of which two may campaign.
+
+/// Two leaders, each of which may propose what it will.
+fn two_campaigns() -> Scene {
+    Scene { campaigns: 2, proposals: 2, candidates: only(&[1, 2]), prompt: true, quiet: true, ..Scene::of(3) }
+}
+
+/// A third leader that finds what two others have left. Nobody hears that he is refused, only that another leads.
+fn three_campaigns() -> Scene {
+    Scene { campaigns: 3, proposals: 1, refusals: false, ..two_campaigns() }
+}
+
+/// Two leaders, while every write takes its time.
+fn slow_disks() -> Scene {
+    Scene { proposals: 1, prompt: false, refusals: false, ..two_campaigns() }
+}
+
+/// A process dies, at any moment, with what it had not written, and comes back having applied all that it had, or none.
+fn crash() -> Scene {
+    Scene { proposals: 0, crashes: 1, ..slow_disks() }
+}
+
+/// A crash between values.
+fn crash_and_values() -> Scene {
+    Scene { proposals: 1, crashes: 1, refusals: false, ..two_campaigns() }
+}
+
+/// Anybody reads, while leaders change.
+fn reads() -> Scene {
+    Scene { proposals: 1, reads: 1, refusals: false, ..two_campaigns() }
+}
+
+/// A disk is lost, and its replica comes back on a fresh one.
+fn wiped() -> Scene {
+    Scene { proposals: 1, wipes: 1, ..two_campaigns() }
+}
+
+/// One leader, slow disks, and everything that is said but for that: heartbeats, and questions for what was missed.
+fn chatter() -> Scene {
+    Scene { campaigns: 1, proposals: 0, heartbeats: 1, quiet: false, prompt: false, ..two_campaigns() }
+}
+
+/// Messages come again when they are long answered, after a crash too.
+fn late() -> Scene {
+    Scene { proposals: 0, crashes: 1, late: true, refusals: false, ..two_campaigns() }
+}
+
+/// Promises come in pieces, between which anything may happen.
+fn chunks() -> Scene {
+    Scene { proposals: 1, crashes: 1, chunks: true, refusals: false, ..two_campaigns() }
+}
+
+/// A leader is told to hand over.
+fn transfer() -> Scene {
+    Scene { proposals: 1, transfers: 1, ..two_campaigns() }
+}
+
+/// Pre-votes are lost, doubled and late.
+fn pre_votes() -> Scene {
+    Scene { campaigns: 1, proposals: 0, pre_votes: true, ..two_campaigns() }
+}
+
 #[test]
 fn two_campaigns_with_two_values() {
-    check("two campaigns, two values", Scene { campaigns: 2, proposals: 2, candidates: only(&[1, 2]), ..Scene::of(3) });
+    check("two campaigns, two values", two_campaigns());
 }
 
 #[test]
 fn three_campaigns_with_one_value() {
-    check("three campaigns, one value", Scene { campaigns: 3, proposals: 1, ..Scene::of(3) });
+    check("three campaigns, one value", three_campaigns());
+}
+
+#[test]
+fn slow_disks_with_two_campaigns() {
+    check("slow disks", slow_disks());
 }
 
 #[test]
 fn a_crash_in_the_middle() {
-    check("a crash", Scene { campaigns: 2, proposals: 1, crashes: 1, candidates: only(&[1, 2]), ..Scene::of(3) });
+    check("a crash, slow disks", crash());
+    check("a crash and a value", crash_and_values());
 }
 
 #[test]
 fn reads_while_leaders_change() {
-    check(
-        "reads",
-        Scene { campaigns: 2, proposals: 1, reads: 1, heartbeats: 1, candidates: only(&[1, 2]), ..Scene::of(3) },
-    );
+    check("reads", reads());
+}
+
+#[test]
+fn a_lost_disk() {
+    check("a lost disk", wiped());
+}
+
+#[test]
+fn everything_that_one_leader_says() {
+    check("chatter", chatter());
+}
+
+#[test]
+fn messages_that_come_late() {
+    check("late messages", late());
+}
+
+#[test]
+fn promises_in_chunks() {
+    check("chunks", chunks());
+}
+
+#[test]
+fn a_leader_that_hands_over() {
+    check("transfer", transfer());
+}
+
+#[test]
+fn pre_votes_that_come_late() {
+    check("pre-votes", pre_votes());
+}
+
+#[test]
+fn one_and_two_replicas() {
+    check("one replica", Scene { proposals: 2, crashes: 1, ..Scene::of(1) });
+    check("two replicas", Scene { campaigns: 2, proposals: 1, quiet: true, ..Scene::of(2) });
+}
+
+#[test]
+fn larger_scenes() {
+    if !long() {
+        println!("larger scenes: only with D3B_MODELS_LONG=1");
+        return;
+    }
+    check("long: a crash and a value, slow disks", Scene { proposals: 1, ..crash() });
+    check("long: two crashes", Scene { crashes: 2, ..crash_and_values() });
+    check("long: three campaigns, two values", Scene { proposals: 2, ..three_campaigns() });
+    check("long: three campaigns, refusals heard", Scene { proposals: 0, refusals: true, ..three_campaigns() });
+    check("long: three campaigns, slow disks", Scene { proposals: 0, prompt: false, ..three_campaigns() });
+    check("long: anybody campaigns", Scene { candidates: only(&[1, 2, 3]), ..three_campaigns() });
+    check("long: chatter, two campaigns", Scene { campaigns: 2, heartbeats: 0, prompt: true, ..chatter() });
+    check("long: chatter, a value", Scene { proposals: 1, heartbeats: 0, ..chatter() });
+    check("long: reads, slow disks", Scene { proposals: 0, prompt: false, ..reads() });
+    check("long: two reads", Scene { proposals: 0, reads: 2, ..reads() });
+    check("long: five replicas", Scene { replicas: 5, proposals: 0, refusals: false, ..two_campaigns() });
+}
+
+/// Every planted bug is found, so the laws can be broken.
+#[test]
+fn every_planted_bug_is_found() {
+    for planted in Planted::ALL {
+        let scene = match planted {
+            Planted::NoPromiseCheck => two_campaigns(),
+            Planted::LoseAcknowledgedEntryAtCrash => crash(),
+            Planted::AnyValueInPhaseOne
+            | Planted::CommitAcrossBallots
+            | Planted::ApplyBeyondDurableUpto
+            | Planted::CommitBelievedAsHeard => three_campaigns(),
+            Planted::ReadBeforeBarrier | Planted::ReadWithoutRound => reads(),
+            Planted::BallotReusedAfterRestart => crash_and_values(),
+            Planted::SendBeforePersist => slow_disks(),
+            Planted::WipedDiskVotes => wiped(),
+        };
+        check_planted(planted, scene);
+    }
 }

@@ -1,45 +1,67 @@
 //! A group of shipped cores (`d3b_paxos::Replica`), a network and disks, as one value that a model checker can copy,
 //! hash and step: each step is one thing that can happen in the world.
 //!
-//! Messages in the network are a set: they are delivered in any order, late, or never (a message that stays in the set
-//! for good is a lost one). A delivered message is taken out, unless the scene plays doubled messages.
+//! What keeps it small without taking away anything that safety could depend on:
+//!
+//! * **The network is a set** out of which nothing is taken: a message may arrive at any time after it was sent, in any
+//!   order, any number of times, or never. Only what would change nothing any more where it arrives is forgotten,
+//!   unless the scene plays [`Scene::late`] messages; and questions for a read index arrive once, as each begins a round.
+//! * **There is no time.** Every timeout is zero and every clock stands still: an election timeout may pass at any
+//!   moment, no lease ever holds, and no leader steps down for want of answers.
+//! * **Pre-votes are asked and answered in one step**, as they change nothing at whoever grants them; all that matters
+//!   is what the asker learns of that member's promise. [`Scene::pre_votes`] plays them as messages instead.
+//! * **Scenes leave out** what they are not about: writes that take their time, heartbeats and what is asked again
+//!   ([`Scene::quiet`]), refusals. To lose these is nothing that a network could not do. Other scenes play them.
 //!
 //! Every step checks what must hold at every moment, and the first thing that does not is kept in
-//! [`World::violation`], so that one property finds them all and the checker's path tells the story.
+//! [`World::violation`], so that the checker's path ends where it went wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::message::{Envelope, Message};
 use d3b_paxos::types::{
-    Ballot, Configuration, Entry, Epoch, Member, Now, PersistId, ProposalId, ReadId, Record, Ticks,
+    Ballot, Configuration, Entry, Epoch, Member, Now, Payload, PersistId, ProposalId, ReadId, Record, Ticks,
 };
-use d3b_paxos::{Input, PersistBatch, Planted, Proposal, Ready, Replica, Restored, Settings, Storage, StorageError};
-
-/// Longer than any election timeout of the models: whoever is ticked after so long campaigns.
-const LONG: u64 = 100;
+use d3b_paxos::{Input, PersistBatch, Planted, Proposal, Ready, Replica, Restored, Role, Settings};
+use d3b_paxos::{Storage, StorageError};
 
 /// What may happen in a scene, and how often: the bounds that make it finite.
 #[derive(Debug, Clone)]
 pub struct Scene {
     /// How many replicas.
     pub replicas: u32,
-    /// How many times some replica's election timeout may pass.
+    /// How many times some replica may campaign.
     pub campaigns: u8,
+    /// Who may campaign because its timeout has passed.
+    pub candidates: BTreeSet<ReplicaId>,
     /// How many values clients may propose.
     pub proposals: u8,
     /// How many reads clients may ask.
     pub reads: u8,
-    /// How many times a replica may crash and start again.
+    /// How many times a replica may crash and start again, with everything applied that was, or nothing.
     pub crashes: u8,
+    /// How many times a replica may come back on a fresh disk.
+    pub wipes: u8,
     /// How many heartbeats leaders may send on their own.
     pub heartbeats: u8,
-    /// How many deliveries may leave the message in the network, to come again.
-    pub doubled: u8,
-    /// Who may campaign.
-    pub candidates: BTreeSet<ReplicaId>,
+    /// How many times a leader may be told to hand over.
+    pub transfers: u8,
+    /// Whether pre-votes are messages that get lost and come late.
+    pub pre_votes: bool,
+    /// Whether promises come in chunks of one record, and Accepts with one entry each.
+    pub chunks: bool,
+    /// Whether leaders say nothing but entries, and nobody asks for what it has missed.
+    pub quiet: bool,
+    /// Whether those who are refused hear of it.
+    pub refusals: bool,
+    /// Whether writes reach the disk at once.
+    pub prompt: bool,
+    /// Whether messages may come again when they have changed all that they could.
+    pub late: bool,
     /// A bug that was planted.
     pub planted: Option<Planted>,
 }
@@ -50,15 +72,62 @@ impl Scene {
         Scene {
             replicas,
             campaigns: 0,
+            candidates: (1..=replicas).map(ReplicaId).collect(),
             proposals: 0,
             reads: 0,
             crashes: 0,
+            wipes: 0,
             heartbeats: 0,
-            doubled: 0,
-            candidates: (1..=replicas).map(ReplicaId).collect(),
+            transfers: 0,
+            pre_votes: false,
+            chunks: false,
+            quiet: false,
+            refusals: true,
+            prompt: false,
+            late: false,
             planted: None,
         }
     }
+
+    /// Whether the network carries a message; what it does not carry is lost.
+    fn carries(&self, envelope: &Envelope) -> bool {
+        match &envelope.message {
+            // The first round of a leader confirms no read.
+            Message::Accept { entries, round, .. } => !self.quiet || !entries.is_empty() || *round > 1,
+            Message::Nack { ballot, promised, .. } => {
+                if promised > ballot {
+                    self.refusals
+                } else {
+                    !self.quiet
+                }
+            }
+            Message::PreVote { .. } | Message::PreVoteReply { .. } => self.pre_votes,
+            Message::Prepare { .. }
+            | Message::Promise { .. }
+            | Message::PromiseMore { .. }
+            | Message::Accepted { .. }
+            | Message::ReadIndex { .. }
+            | Message::ReadIndexReply { .. }
+            | Message::TimeoutNow { .. } => true,
+        }
+    }
+}
+
+/// What must hold at every moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Law {
+    /// One value per slot is chosen, one per slot and ballot is accepted, and nothing else is applied or told.
+    Agreement,
+    /// No later ballot carries another value in a slot where one was chosen.
+    ChosenStays,
+    /// Nothing is sent before what it says is durable, and no promise is taken back.
+    Durability,
+    /// A read sees everything that was acknowledged before it began.
+    Reads,
+    /// No two campaigns of a replica have the same ballot.
+    Ballots,
+    /// Log time rises from slot to slot.
+    LogTime,
 }
 
 /// A disk: what was persisted, readable by the core.
@@ -82,61 +151,112 @@ impl Storage for Disk {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Node {
     core: Replica<Disk>,
+    disk_id: DiskId,
+    /// The name of the batch is left out: equal states may have written other batches before.
     writing: Option<(PersistBatch, Vec<Envelope>)>,
     applied: Slot,
-    /// The highest ballot that it ever campaigned with, of which it must not use one twice.
+    /// The highest ballot that this disk has ever campaigned with.
     campaigned: Ballot,
+    /// Whether it has crashed and started again.
+    restarted: bool,
+}
+
+/// What has been accepted in a slot at a ballot, durably, by whom; acceptors may have overwritten it since.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Vote {
+    entry: Entry,
+    acceptors: BTreeSet<ReplicaId>,
 }
 
 /// The whole world at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct World {
-    nodes: Vec<Node>,
+    nodes: Vec<Arc<Node>>,
+    /// Hashes of the nodes, kept so that only those that change are hashed again.
+    prints: Vec<u64>,
     /// By their hashes, which makes it a set with a fixed order.
-    network: BTreeMap<u64, Envelope>,
-    now: u64,
+    network: BTreeMap<u64, Arc<Envelope>>,
+    past: Past,
+    /// The first thing that must never be.
+    pub violation: Option<(Law, &'static str)>,
+}
+
+/// What has happened so far, as far as it matters.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+struct Past {
     campaigns: u8,
     proposals: u8,
     reads: u8,
     crashes: u8,
+    wipes: u8,
     heartbeats: u8,
-    doubled: u8,
-    /// What a majority holds at one ballot, and the lowest ballot that it was seen chosen at.
-    chosen: BTreeMap<Slot, Entry>,
+    transfers: u8,
+    answered: u8,
+    votes: Arc<BTreeMap<Slot, BTreeMap<Ballot, Vote>>>,
+    /// What a majority has accepted at one ballot, and the lowest such ballot.
+    chosen: BTreeMap<Slot, (Ballot, Entry)>,
     /// The end of what any replica has applied: what a client may have been told.
     told: Slot,
     /// What each pending read must see at least.
     floors: BTreeMap<(ReplicaId, ReadId), Slot>,
-    /// How many reads were answered.
-    pub answered: u8,
-    /// The first thing that must never be.
-    pub violation: Option<&'static str>,
+}
+
+impl PartialEq for World {
+    fn eq(&self, other: &World) -> bool {
+        self.prints == other.prints
+            && self.network.keys().eq(other.network.keys())
+            && self.past == other.past
+            && self.violation == other.violation
+    }
+}
+
+impl Hash for World {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.prints.hash(state);
+        self.network.len().hash(state);
+        for print in self.network.keys() {
+            print.hash(state);
+        }
+        self.past.hash(state);
+        self.violation.hash(state);
+    }
 }
 
 /// One thing that can happen.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Happening {
     /// A message arrives.
-    Deliver(Envelope),
-    /// A message arrives, and will come again.
-    DeliverTwice(Envelope),
+    Deliver(Arc<Envelope>),
     /// A write reaches the disk.
     Persist(ReplicaId),
-    /// A replica's election timeout passes.
+    /// A replica's election timeout passes, and it asks around.
     Timeout(ReplicaId),
+    /// A replica's election timeout passes, and its campaign is welcomed, by this member among others if more are needed.
+    Campaign(ReplicaId, ReplicaId),
     /// A leader's heartbeat is due.
     Heartbeat(ReplicaId),
     /// A client proposes a value.
     Propose(ReplicaId),
     /// A client reads.
     Read(ReplicaId),
-    /// The process dies with everything that was not persisted, and starts again.
-    Crash(ReplicaId),
+    /// A leader is told to hand over.
+    Transfer(ReplicaId, ReplicaId),
+    /// The process dies with everything that was not persisted, and starts again having applied this much.
+    Crash(ReplicaId, Slot),
+    /// The process dies, and starts again on a fresh disk.
+    Wipe(ReplicaId),
 }
 
-fn hash(envelope: &Envelope) -> u64 {
-    let mut hasher = std::hash::DefaultHasher::new();
-    envelope.hash(&mut hasher);
+/// Leaves out what is for people only.
+fn normalize(envelope: &mut Envelope) {
+    if let Message::Accepted { applied, .. } = &mut envelope.message {
+        *applied = Slot::ZERO;
+    }
+}
+
+fn print(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -144,79 +264,76 @@ fn id(index: usize) -> ReplicaId {
     ReplicaId(u32::try_from(index).expect("few replicas") + 1)
 }
 
+fn index(id: ReplicaId) -> usize {
+    id.0 as usize - 1
+}
+
+fn disk_of(id: ReplicaId) -> DiskId {
+    DiskId([u8::try_from(id.0).expect("few replicas"); 16])
+}
+
 fn configuration(replicas: u32) -> Configuration {
-    let member = |id: u32| Member { disk: DiskId([u8::try_from(id).expect("few replicas"); 16]), peer: String::new() };
-    let members = (1..=replicas).map(|id| (ReplicaId(id), member(id))).collect();
+    let member = |id| (id, Member { disk: disk_of(id), peer: String::new() });
+    let members = (1..=replicas).map(ReplicaId).map(member).collect();
     Configuration { cluster: ClusterId([7; 16]), epoch: Epoch(0), members }
 }
 
-fn settings(id: ReplicaId, scene: &Scene) -> Settings {
-    let disk = configuration(scene.replicas).members[&id].disk;
-    Settings {
+/// Time stands still.
+const NOW: Now = Now { ticks: Ticks(0), clock_ms: 0 };
+
+fn start(id: ReplicaId, scene: &Scene, disk_id: DiskId, disk: Disk, applied: Slot) -> Replica<Disk> {
+    let settings = Settings {
         id,
-        disk,
-        heartbeat: Ticks(LONG / 4),
-        election_timeout_min: Ticks(LONG),
-        election_timeout_max: Ticks(LONG + 1),
+        disk: disk_id,
+        heartbeat: Ticks(0),
+        election_timeout_min: Ticks(0),
+        election_timeout_max: Ticks(0),
         seed: 0,
         inflight_bytes_max: usize::MAX,
-        message_bytes_max: usize::MAX,
+        message_bytes_max: if scene.chunks { 1 } else { usize::MAX },
         execution: 1,
         clock_ahead_ms_max: 0,
+    };
+    let restored = Restored {
+        configuration: configuration(scene.replicas),
+        promised: disk.promised.unwrap_or(Ballot::ZERO),
+        base: Slot(1),
+        last: disk.records.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot),
+        applied,
+    };
+    let mut replica = Replica::new(settings, restored, disk, NOW);
+    if let Some(planted) = scene.planted {
+        replica.plant(planted);
     }
+    replica
 }
 
 impl World {
     /// Everybody has just started for the first time.
     pub fn new(scene: &Scene) -> World {
-        let mut world = World {
-            nodes: Vec::new(),
-            network: BTreeMap::new(),
-            now: 0,
-            campaigns: 0,
-            proposals: 0,
-            reads: 0,
-            crashes: 0,
-            heartbeats: 0,
-            doubled: 0,
-            chosen: BTreeMap::new(),
-            told: Slot::ZERO,
-            floors: BTreeMap::new(),
-            answered: 0,
-            violation: None,
+        let node = |id| Node {
+            core: start(id, scene, disk_of(id), Disk::default(), Slot::ZERO),
+            disk_id: disk_of(id),
+            writing: None,
+            applied: Slot::ZERO,
+            campaigned: Ballot::ZERO,
+            restarted: false,
         };
-        for index in 0..scene.replicas as usize {
-            world.nodes.push(Node {
-                core: world.start(id(index), scene, Disk::default(), Slot::ZERO),
-                writing: None,
-                applied: Slot::ZERO,
-                campaigned: Ballot::ZERO,
-            });
-        }
-        world
+        let nodes: Vec<Arc<Node>> = (1..=scene.replicas).map(ReplicaId).map(node).map(Arc::new).collect();
+        let prints = nodes.iter().map(print).collect();
+        World { nodes, prints, network: BTreeMap::new(), past: Past::default(), violation: None }
     }
 
-    fn start(&self, id: ReplicaId, scene: &Scene, disk: Disk, applied: Slot) -> Replica<Disk> {
-        let restored = Restored {
-            configuration: configuration(scene.replicas),
-            promised: disk.promised.unwrap_or(Ballot::ZERO),
-            base: Slot(1),
-            last: disk.records.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot),
-            applied,
-        };
-        let mut replica = Replica::new(settings(id, scene), restored, disk, self.moment());
-        if let Some(planted) = scene.planted {
-            replica.plant(planted);
-        }
-        replica
+    fn node(&self, id: ReplicaId) -> &Node {
+        &self.nodes[index(id)]
     }
 
-    fn moment(&self) -> Now {
-        Now { ticks: Ticks(self.now), clock_ms: 0 }
+    fn node_mut(&mut self, id: ReplicaId) -> &mut Node {
+        Arc::make_mut(&mut self.nodes[index(id)])
     }
 
-    fn node(&mut self, id: ReplicaId) -> &mut Node {
-        &mut self.nodes[id.0 as usize - 1]
+    fn leads(&self, id: ReplicaId) -> bool {
+        self.node(id).core.status().role == Role::Leader
     }
 
     /// What can happen next.
@@ -224,250 +341,400 @@ impl World {
         if self.violation.is_some() {
             return;
         }
-        for envelope in self.network.values() {
-            happenings.push(Happening::Deliver(envelope.clone()));
-            if self.doubled < scene.doubled {
-                happenings.push(Happening::DeliverTwice(envelope.clone()));
-            }
-        }
+        happenings.extend(self.network.values().cloned().map(Happening::Deliver));
+        let past = &self.past;
         for (index, node) in self.nodes.iter().enumerate() {
             let id = id(index);
-            let leads = node.core.leader() == Some(id);
+            let leads = self.leads(id);
             if node.writing.is_some() {
                 happenings.push(Happening::Persist(id));
             }
-            if !leads && self.campaigns < scene.campaigns && scene.candidates.contains(&id) {
-                happenings.push(Happening::Timeout(id));
+            if !leads && past.campaigns < scene.campaigns && scene.candidates.contains(&id) {
+                if scene.pre_votes {
+                    happenings.push(Happening::Timeout(id));
+                } else {
+                    happenings.extend(self.others(id).map(|voter| Happening::Campaign(id, voter)));
+                }
             }
-            if leads && self.heartbeats < scene.heartbeats {
+            if leads && past.heartbeats < scene.heartbeats {
                 happenings.push(Happening::Heartbeat(id));
             }
-            if leads && self.proposals < scene.proposals {
+            if leads && past.proposals < scene.proposals {
                 happenings.push(Happening::Propose(id));
             }
-            if self.reads < scene.reads && node.core.leader().is_some() {
+            if leads && past.transfers < scene.transfers {
+                happenings.extend(self.others(id).map(|target| Happening::Transfer(id, target)));
+            }
+            if past.reads < scene.reads && node.core.leader().is_some() {
                 happenings.push(Happening::Read(id));
             }
-            if self.crashes < scene.crashes {
-                happenings.push(Happening::Crash(id));
+            if past.crashes < scene.crashes {
+                happenings.push(Happening::Crash(id, node.applied));
+                if node.applied > Slot::ZERO {
+                    happenings.push(Happening::Crash(id, Slot::ZERO));
+                }
+            }
+            if past.wipes < scene.wipes {
+                happenings.push(Happening::Wipe(id));
             }
         }
+    }
+
+    fn others(&self, id: ReplicaId) -> impl Iterator<Item = ReplicaId> {
+        (0..self.nodes.len()).map(self::id).filter(move |other| *other != id)
     }
 
     /// The world after something has happened; `None` if that changes nothing.
     pub fn after(&self, scene: &Scene, happening: Happening) -> Option<World> {
         let mut world = self.clone();
-        match happening {
-            Happening::Deliver(envelope) => {
-                world.network.remove(&hash(&envelope));
-                world.step(envelope.to, Input::Message(envelope));
-            }
-            Happening::DeliverTwice(envelope) => {
-                world.doubled += 1;
-                world.step(envelope.to, Input::Message(envelope));
-            }
-            Happening::Persist(id) => world.persist(id),
+        let changed = match happening {
+            Happening::Deliver(envelope) => world.deliver(scene, &envelope),
+            Happening::Persist(id) => world.persist(scene, id),
             Happening::Timeout(id) => {
-                world.campaigns += 1;
-                world.now += 2 * LONG;
-                world.tick(id);
+                world.tick(scene, id);
+                id
             }
+            Happening::Campaign(id, voter) => world.campaign(scene, id, voter),
             Happening::Heartbeat(id) => {
-                world.heartbeats += 1;
-                world.now += LONG / 4;
-                world.tick(id);
+                world.past.heartbeats += 1;
+                world.tick(scene, id);
+                id
             }
             Happening::Propose(id) => {
-                world.proposals += 1;
-                let proposal = Proposal {
-                    id: ProposalId(u64::from(world.proposals)),
-                    command: Bytes::copy_from_slice(&[world.proposals]),
-                    seed: 0,
-                };
-                world.step(id, Input::Propose(proposal));
+                world.past.proposals += 1;
+                // The stamp's seed makes an entry unlike that of any other slot and ballot.
+                let proposal = Proposal { id: ProposalId(0), command: Bytes::from_static(b"value"), seed: 0 };
+                world.step(scene, id, Input::Propose(proposal));
+                id
             }
             Happening::Read(id) => {
-                world.reads += 1;
-                let read = ReadId(u64::from(world.reads));
-                world.floors.insert((id, read), world.told);
-                world.step(id, Input::Read(read));
+                world.past.reads += 1;
+                let read = ReadId(u64::from(world.past.reads));
+                let told = world.past.told;
+                world.past.floors.insert((id, read), told);
+                world.step(scene, id, Input::Read(read));
+                id
             }
-            Happening::Crash(id) => world.crash(id, scene),
+            Happening::Transfer(id, target) => {
+                world.past.transfers += 1;
+                world.step(scene, id, Input::Transfer(Some(target)));
+                id
+            }
+            Happening::Crash(id, applied) => {
+                world.past.crashes += 1;
+                let (disk_id, disk) = (world.node(id).disk_id, world.node(id).core.storage().clone());
+                world.restart(scene, id, disk_id, disk, applied)
+            }
+            Happening::Wipe(id) => {
+                world.past.wipes += 1;
+                world.node_mut(id).campaigned = Ballot::ZERO;
+                world.restart(scene, id, DiskId([0xee; 16]), Disk::default(), Slot::ZERO)
+            }
+        };
+        world.prints[index(changed)] = print(world.node(changed));
+        if !scene.late {
+            world.forget_idle(scene, changed, self);
         }
         (world != *self).then_some(world)
     }
 
-    fn step(&mut self, id: ReplicaId, input: Input) {
-        let now = self.moment();
-        self.node(id).core.step(now, input).expect("this disk never fails");
-        self.settle(id);
+    /// Lets a message arrive; who received it.
+    fn deliver(&mut self, scene: &Scene, envelope: &Arc<Envelope>) -> ReplicaId {
+        let to = envelope.to;
+        if matches!(envelope.message, Message::ReadIndex { .. }) {
+            self.network.remove(&print(&**envelope));
+        }
+        let before = self.clone();
+        if self.step(scene, to, Input::Message((**envelope).clone())) {
+            // A pre-vote or a transfer has made a candidate. Beyond the bound, that message is lost.
+            if self.past.campaigns < scene.campaigns {
+                self.past.campaigns += 1;
+            } else {
+                *self = before;
+            }
+        }
+        to
     }
 
-    fn tick(&mut self, id: ReplicaId) {
-        let now = self.moment();
-        self.node(id).core.tick(now).expect("this disk never fails");
-        self.settle(id);
+    /// Just enough members welcome a campaign, from this one on, and it begins; nothing happens if one does not.
+    fn campaign(&mut self, scene: &Scene, id: ReplicaId, first: ReplicaId) -> ReplicaId {
+        let before = self.clone();
+        let node = self.node_mut(id);
+        node.core.tick(NOW).expect("this disk never fails");
+        let asked = node.core.ready().expect("this disk never fails").send_now;
+        let voters: Vec<ReplicaId> =
+            self.others(id).chain(self.others(id)).skip_while(|other| *other != first).collect();
+        let mut began = false;
+        for voter in &voters[..self.nodes.len() / 2] {
+            // A pre-vote changes nothing at the member that is asked, but for what is about time, which stands still.
+            let mut granter = self.node(*voter).core.clone();
+            if let Some(question) = asked.iter().find(|envelope| envelope.to == *voter) {
+                granter.step(NOW, Input::Message(question.clone())).expect("this disk never fails");
+            }
+            let answers = granter.ready().expect("this disk never fails").send_now;
+            if let Some(answer) = answers.into_iter().find(|envelope| envelope.to == id) {
+                began |= self.step(scene, id, Input::Message(answer));
+            }
+        }
+        if began {
+            self.past.campaigns += 1;
+        } else {
+            *self = before;
+        }
+        id
+    }
+
+    /// Hands an input to a core; whether that begins a campaign.
+    fn step(&mut self, scene: &Scene, id: ReplicaId, input: Input) -> bool {
+        let node = self.node_mut(id);
+        let candidacy = |core: &Replica<Disk>| (core.status().role == Role::Candidate).then(|| core.promised());
+        let before = candidacy(&node.core);
+        node.core.step(NOW, input).expect("this disk never fails");
+        let after = candidacy(&node.core);
+        let began = after.is_some() && after != before;
+        if began && after <= Some(node.campaigned) {
+            self.violate(Law::Ballots, "a ballot was used again");
+        }
+        self.settle(scene, id);
+        began
+    }
+
+    fn tick(&mut self, scene: &Scene, id: ReplicaId) {
+        self.node_mut(id).core.tick(NOW).expect("this disk never fails");
+        self.settle(scene, id);
     }
 
     /// Carries out what the core asks for, until it asks for nothing more.
-    fn settle(&mut self, id: ReplicaId) {
+    fn settle(&mut self, scene: &Scene, id: ReplicaId) {
         loop {
-            let ready = self.node(id).core.ready().expect("this disk never fails");
+            let ready = self.node_mut(id).core.ready().expect("this disk never fails");
             let Ready { persist, send_now, send_after_persist, apply, reads, replies: _ } = ready;
             for envelope in send_now {
-                self.send(id, envelope);
+                self.send(scene, id, envelope);
             }
             if let Some(batch) = persist {
-                let node = self.node(id);
+                let node = self.node_mut(id);
                 assert!(node.writing.is_none(), "the core asks for one write at a time");
-                node.writing = Some((batch, send_after_persist));
+                node.writing = Some((PersistBatch { id: PersistId(0), ..batch }, send_after_persist));
             }
             for read in reads {
-                if let Some(floor) = self.floors.remove(&(id, read.id)) {
-                    self.answered += 1;
+                if let Some(floor) = self.past.floors.remove(&(id, read.id)) {
+                    self.past.answered += 1;
                     if read.index < floor {
-                        self.violate("a read missed what was acknowledged before it began");
+                        self.violate(Law::Reads, "a read missed what was acknowledged before it began");
                     }
                 }
             }
-            let Some(range) = apply else { return };
-            self.apply(id, *range.start(), *range.end());
-            let now = self.moment();
-            self.node(id).core.step(now, Input::Applied(*range.end())).expect("this disk never fails");
+            if let Some(range) = &apply {
+                self.apply(scene, id, *range.start(), *range.end());
+                self.node_mut(id).core.step(NOW, Input::Applied(*range.end())).expect("this disk never fails");
+            }
+            if scene.prompt && self.node(id).writing.is_some() {
+                self.persist(scene, id);
+            } else if apply.is_none() {
+                return;
+            }
         }
     }
 
-    fn violate(&mut self, what: &'static str) {
-        self.violation.get_or_insert(what);
+    fn violate(&mut self, law: Law, what: &'static str) {
+        self.violation.get_or_insert((law, what));
     }
 
     /// Lets a message into the network, if its sender's disk bears out what it says.
-    fn send(&mut self, id: ReplicaId, envelope: Envelope) {
-        let node = &self.nodes[id.0 as usize - 1];
+    fn send(&mut self, scene: &Scene, id: ReplicaId, mut envelope: Envelope) {
+        normalize(&mut envelope);
+        let node = self.node(id);
         let disk = node.core.storage();
         let promised = disk.promised.unwrap_or(Ballot::ZERO);
-        let (commit, single) = (node.applied, self.nodes.len() == 1);
-        let durable = match &envelope.message {
-            Message::Prepare { ballot, .. } | Message::Promise { ballot, .. } => promised >= *ballot,
-            Message::Accepted { ballot, upto, .. } => {
-                promised >= *ballot
-                    && (commit.next().0..=upto.0)
-                        .all(|slot| disk.records.get(&Slot(slot)).is_some_and(|record| record.ballot == *ballot))
+        let holds = |slot: Slot, ballot: Ballot| disk.records.get(&slot).is_some_and(|record| record.ballot == ballot);
+        let chosen = |upto: Slot| (1..=upto.0).all(|slot| self.past.chosen.contains_key(&Slot(slot)));
+        let (mut durable, mut told) = (true, true);
+        match &envelope.message {
+            Message::Prepare { ballot, .. } => {
+                durable = promised >= *ballot;
+                let ballot = *ballot;
+                let campaigned = &mut self.nodes[index(id)];
+                Arc::make_mut(campaigned).campaigned = ballot.max(campaigned.campaigned);
             }
+            Message::Promise { ballot, records, commit, .. } => {
+                durable = promised >= *ballot && records.iter().all(|record| holds(record.slot, record.ballot));
+                told = chosen(*commit);
+            }
+            Message::Accepted { ballot, upto, .. } => {
+                durable =
+                    promised >= *ballot && (node.applied.next().0..=upto.0).all(|slot| holds(Slot(slot), *ballot));
+            }
+            Message::Accept { commit, .. } => told = chosen(*commit),
+            Message::ReadIndexReply { index, .. } => told = index.is_none_or(chosen),
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
             | Message::PromiseMore { .. }
-            | Message::Accept { .. }
             | Message::Nack { .. }
             | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. }
-            | Message::TimeoutNow { .. } => true,
-        };
+            | Message::TimeoutNow { .. } => {}
+        }
         if !durable {
-            self.violate("something was sent before what it says was durable");
+            self.violate(Law::Durability, "something was sent before what it says was durable");
         }
-        if let Message::Prepare { ballot, .. } = envelope.message
-            && ballot < self.nodes[id.0 as usize - 1].campaigned
-        {
-            self.violate("a ballot was used again");
+        if !told {
+            self.violate(Law::Agreement, "something was told to be chosen that is not");
         }
-        if let Message::Prepare { ballot, .. } = envelope.message {
-            self.node(id).campaigned = ballot;
+        if scene.carries(&envelope) {
+            self.network.insert(print(&envelope), Arc::new(envelope));
         }
-        assert!(!single, "a group of one has nobody to talk to");
-        self.network.insert(hash(&envelope), envelope);
     }
 
-    fn persist(&mut self, id: ReplicaId) {
-        let Some((batch, dependent)) = self.node(id).writing.take() else { return };
-        let PersistBatch { id: persist_id, promised, records } = batch;
-        let disk = self.node(id).core.storage_mut();
-        let before = disk.promised;
-        if let Some(promised) = promised {
-            disk.promised = Some(promised);
-        }
-        let shrunk = disk.promised < before;
-        for record in records {
-            disk.records.insert(record.slot, record);
+    fn persist(&mut self, scene: &Scene, id: ReplicaId) -> ReplicaId {
+        let node = self.node_mut(id);
+        let (Some((batch, dependent)), Some(name)) = (node.writing.take(), node.core.outstanding()) else { return id };
+        let disk = node.core.storage_mut();
+        let shrunk = batch.promised.is_some_and(|promised| Some(promised) < disk.promised);
+        disk.promised = batch.promised.or(disk.promised);
+        for record in &batch.records {
+            disk.records.insert(record.slot, record.clone());
         }
         if shrunk {
-            self.violate("a promise was taken back");
+            self.violate(Law::Durability, "a promise was taken back");
         }
-        self.notice_chosen();
+        for record in batch.records {
+            self.vote(id, record);
+        }
         for envelope in dependent {
-            self.send(id, envelope);
+            self.send(scene, id, envelope);
         }
-        self.persisted(id, persist_id);
+        self.step(scene, id, Input::Persisted(name));
+        id
     }
 
-    fn persisted(&mut self, id: ReplicaId, persist_id: PersistId) {
-        self.step(id, Input::Persisted(persist_id));
-    }
-
-    /// A value is chosen where a majority's disks hold it at one ballot; no slot may ever have two.
-    fn notice_chosen(&mut self) {
+    /// A record is durable: perhaps its value is chosen thereby.
+    fn vote(&mut self, id: ReplicaId, record: Record) {
+        let Record { slot, ballot, entry } = record;
         let majority = self.nodes.len() / 2 + 1;
-        let mut held: BTreeMap<(Slot, Ballot), Vec<&Entry>> = BTreeMap::new();
-        for node in &self.nodes {
-            for (slot, record) in &node.core.storage().records {
-                held.entry((*slot, record.ballot)).or_default().push(&record.entry);
+        let ballots = Arc::make_mut(&mut self.past.votes).entry(slot).or_default();
+        let vote = ballots.entry(ballot).or_insert_with(|| Vote { entry: entry.clone(), acceptors: BTreeSet::new() });
+        let two_values = vote.entry != entry;
+        vote.acceptors.insert(id);
+        let mut chosen = ballots.iter().filter(|(_, vote)| vote.acceptors.len() >= majority);
+        if let Some((lowest, Vote { entry, .. })) = chosen.next() {
+            let disagree = chosen.any(|(_, vote)| vote.entry != *entry);
+            let forgotten = ballots.range(lowest..).any(|(_, vote)| vote.entry != *entry);
+            self.past.chosen.insert(slot, (*lowest, entry.clone()));
+            if disagree {
+                self.violate(Law::Agreement, "a slot has two chosen values");
             }
-        }
-        let mut found = Vec::new();
-        let mut two_values = false;
-        for ((slot, _), entries) in &held {
-            two_values |= entries.windows(2).any(|pair| pair[0] != pair[1]);
-            if entries.len() >= majority {
-                found.push((*slot, entries[0].clone()));
-            }
-        }
-        for (slot, entry) in found {
-            let known = self.chosen.entry(slot).or_insert_with(|| entry.clone());
-            if *known != entry {
-                self.violate("a slot has two chosen values");
+            if forgotten {
+                self.violate(Law::ChosenStays, "a later ballot carries another value than the chosen one");
             }
         }
         if two_values {
-            self.violate("a slot has two values at one ballot");
+            self.violate(Law::Agreement, "a slot has two values at one ballot");
+        }
+        let times = self.past.chosen.iter().map(|(slot, (_, entry))| (slot.0, entry.stamp.time_ms));
+        if times.clone().zip(times.skip(1)).any(|(one, next)| next.0 == one.0 + 1 && next.1 <= one.1) {
+            self.violate(Law::LogTime, "log time does not rise");
         }
     }
 
-    fn apply(&mut self, id: ReplicaId, from: Slot, upto: Slot) {
-        for slot in from.0..=upto.0 {
-            let slot = Slot(slot);
-            let held = self.node(id).core.storage().records.get(&slot).map(|record| record.entry.clone());
-            match (held, self.chosen.get(&slot)) {
-                (None, _) => self.violate("a slot was applied that is not on the disk"),
-                (Some(_), None) => self.violate("a slot was applied that is not chosen"),
-                (Some(held), Some(chosen)) if held != *chosen => {
-                    self.violate("another value than the chosen one was applied")
-                }
-                (Some(_), Some(_)) => {}
+    fn apply(&mut self, scene: &Scene, id: ReplicaId, from: Slot, upto: Slot) {
+        if from != self.node(id).applied.next() {
+            self.violate(Law::Agreement, "slots were left out, or applied again");
+        }
+        for slot in (from.0..=upto.0).map(Slot) {
+            let held = self.node(id).core.storage().records.get(&slot).map(|record| &record.entry);
+            let chosen = self.past.chosen.get(&slot).map(|(_, entry)| entry);
+            if held.is_none() {
+                self.violate(Law::Durability, "a slot was applied that is not on the disk");
+            } else if held != chosen {
+                self.violate(Law::Agreement, "another value than the chosen one was applied");
             }
         }
-        self.node(id).applied = upto;
-        self.told = self.told.max(upto);
+        self.node_mut(id).applied = upto;
+        if scene.reads > 0 {
+            self.past.told = self.past.told.max(upto);
+        }
     }
 
-    fn crash(&mut self, id: ReplicaId, scene: &Scene) {
-        self.crashes += 1;
-        let node = &self.nodes[id.0 as usize - 1];
-        let (disk, applied) = (node.core.storage().clone(), node.applied);
-        let core = self.start(id, scene, disk, applied);
-        let node = self.node(id);
-        node.core = core;
-        node.writing = None;
-        self.floors.retain(|(reader, _), _| *reader != id);
-        self.settle(id);
+    fn restart(&mut self, scene: &Scene, id: ReplicaId, disk_id: DiskId, disk: Disk, applied: Slot) -> ReplicaId {
+        let campaigned = self.node(id).campaigned;
+        let core = start(id, scene, disk_id, disk, applied);
+        *self.node_mut(id) = Node { core, disk_id, writing: None, applied, campaigned, restarted: true };
+        self.past.floors.retain(|(reader, _), _| *reader != id);
+        self.settle(scene, id);
+        id
     }
 
-    /// Whether some value of a client is chosen.
-    pub fn chose_a_command(&self) -> bool {
-        self.chosen.values().any(|entry| matches!(entry.payload, d3b_paxos::types::Payload::Command(_)))
+    /// Forgets messages to a replica that would change nothing there any more.
+    fn forget_idle(&mut self, scene: &Scene, changed: ReplicaId, before: &World) {
+        let idle: Vec<u64> = self
+            .network
+            .iter()
+            .filter(|(print, envelope)| envelope.to == changed || !before.network.contains_key(print))
+            .filter(|(_, envelope)| self.is_idle(scene, envelope, 2))
+            .map(|(print, _)| *print)
+            .collect();
+        for print in idle {
+            self.network.remove(&print);
+        }
     }
 
-    /// Whether this many ballots got as far as a campaign.
-    pub fn campaigned(&self) -> usize {
-        self.nodes.iter().filter(|node| node.campaigned > Ballot::ZERO).count()
+    /// Whether a message changes nothing where it arrives, and is answered by nothing that does.
+    fn is_idle(&self, scene: &Scene, envelope: &Envelope, depth: u8) -> bool {
+        let before = &self.node(envelope.to).core;
+        let mut core = before.clone();
+        core.step(NOW, Input::Message(envelope.clone())).expect("this disk never fails");
+        let mut ready = core.ready().expect("this disk never fails");
+        ready.send_now.iter_mut().for_each(normalize);
+        let unanswered = |answer: &Envelope| {
+            !scene.carries(answer)
+                || self.network.contains_key(&print(answer))
+                || depth > 0 && self.is_idle(scene, answer, depth - 1)
+        };
+        core == *before && ready.persist.is_none() && ready.apply.is_none() && ready.send_now.iter().all(unanswered)
+    }
+
+    // What a scene is to show, or it proves nothing.
+
+    /// How many values of clients are chosen.
+    pub fn commands_chosen(&self) -> usize {
+        self.past.chosen.values().filter(|(_, entry)| matches!(entry.payload, Payload::Command(_))).count()
+    }
+
+    /// How many campaigns got as far as to propose something that became durable anywhere.
+    pub fn ballots_accepted(&self) -> usize {
+        let ballots: BTreeSet<Ballot> = self.past.votes.values().flat_map(|ballots| ballots.keys().copied()).collect();
+        ballots.len()
+    }
+
+    /// Whether a later ballot took over what an earlier one had left.
+    pub fn takes_over(&self) -> bool {
+        self.adjacent_votes(|earlier, later| earlier == later)
+    }
+
+    /// Whether a later ballot has passed over what an earlier one had left, for nobody told its leader.
+    pub fn passes_over(&self) -> bool {
+        self.adjacent_votes(|earlier, later| earlier != later)
+    }
+
+    fn adjacent_votes(&self, holds: impl Fn(&Entry, &Entry) -> bool) -> bool {
+        self.past.votes.values().any(|ballots| {
+            ballots.values().zip(ballots.values().skip(1)).any(|(earlier, later)| holds(&earlier.entry, &later.entry))
+        })
+    }
+
+    /// How many reads were answered.
+    pub fn reads_answered(&self) -> u8 {
+        self.past.answered
+    }
+
+    /// Whether a replica that crashed leads again, and everything is known to be chosen.
+    pub fn went_on(&self) -> bool {
+        let leads = |node: &Node| node.core.status().role == Role::Leader && node.core.status().barrier_chosen;
+        self.nodes.iter().any(|node| node.restarted && leads(node))
+    }
+
+    /// Whether a law holds, so far.
+    pub fn keeps(&self, law: Law) -> bool {
+        self.violation.is_none_or(|(broken, _)| broken != law)
     }
 }

@@ -14,6 +14,8 @@ pub enum Planted {
     CommitAcrossBallots,
     /// Reads are answered before the barrier is chosen.
     ReadBeforeBarrier,
+    /// Reads are answered without asking a majority whether this replica still leads.
+    ReadWithoutRound,
     /// After a restart the own promised ballot is campaigned with once more.
     BallotReusedAfterRestart,
     /// Entries are applied that are held only at an older ballot.
@@ -29,12 +31,13 @@ pub enum Planted {
 #[cfg(feature = "planted-bugs")]
 impl Planted {
     /// Every planted bug.
-    pub const ALL: [Planted; 10] = [
+    pub const ALL: [Planted; 11] = [
         Planted::NoPromiseCheck,
         Planted::LoseAcknowledgedEntryAtCrash,
         Planted::AnyValueInPhaseOne,
         Planted::CommitAcrossBallots,
         Planted::ReadBeforeBarrier,
+        Planted::ReadWithoutRound,
         Planted::BallotReusedAfterRestart,
         Planted::ApplyBeyondDurableUpto,
         Planted::CommitBelievedAsHeard,

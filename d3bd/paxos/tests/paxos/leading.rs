@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use d3b::{ReplicaId, Slot};
 use d3b_paxos::message::Message;
 use d3b_paxos::types::{ProposalId, ReadId, Stamp};
-use d3b_paxos::{ConfirmedRead, Input, Reply, Role};
+use d3b_paxos::{ConfirmedRead, Input, Proposal, Reply, Role};
 
 use crate::one::{One, accept, accepted, ballot};
 use crate::world::CLOCK_MS;
@@ -120,7 +121,37 @@ fn entries_that_wait_for_the_own_disk_are_bounded() {
     let taken = replies.iter().filter(|reply| matches!(reply, Reply::Proposed { .. })).count();
     assert_eq!(taken, 2_000 / (48 + 38));
     one.settle();
+    for _ in 0..13 {
+        one.pass(50);
+        one.hear(2, accepted(ballot, one.replica.status().last.0, 1));
+        one.settle();
+    }
     assert!(matches!(one.propose(100, "the disk is back"), Reply::Proposed { .. }));
+}
+
+#[test]
+fn a_leader_that_its_own_disk_holds_up_hands_over() {
+    let mut one = One::new(3);
+    let ballot = one.lead_with_barrier();
+    let mut said = Vec::new();
+    for id in 1..100 {
+        one.step(Input::Propose(Proposal { id: ProposalId(id), command: Bytes::from_static(&[7; 40]), seed: 9 }));
+        said.extend(one.says());
+        let last = one.replica.status().last;
+        one.hear(2, accepted(ballot, last.0, 1));
+        one.hear(3, accepted(ballot, last.0, 1));
+    }
+    assert!(said.iter().any(|(_, message)| *message == Message::TimeoutNow { ballot }));
+}
+
+#[test]
+fn a_leader_that_is_not_the_slowest_does_not_hand_over() {
+    let mut one = One::new(3);
+    one.lead_with_barrier();
+    for id in 1..100 {
+        one.propose(id, "forty bytes of a command, more or less");
+    }
+    assert!(!one.replica.status().transferring);
 }
 
 #[test]

@@ -297,6 +297,24 @@ fn disks_slower_than_an_election_timeout_do_not_stop_the_group() {
     }
 }
 
+#[test]
+fn a_leaders_disk_that_hangs_does_not_stop_the_group() {
+    for seed in 0..20 {
+        let mut world = World::new(3, seed);
+        world.heal().unwrap();
+        world.demand_progress().unwrap();
+        world.hung = world.leader();
+        let before = world.commands();
+        let done = world.pass_until("many proposals", |world| {
+            for id in world.ids() {
+                world.propose(id).unwrap();
+            }
+            world.commands() > before + 500
+        });
+        assert!(done.is_ok(), "seed {seed}: {done:?}");
+    }
+}
+
 /// A promise over a long log comes in many chunks, and takes longer than anybody waits for a leader: whoever promised
 /// sees the candidate ask for one chunk after the other, and lets it finish.
 #[test]

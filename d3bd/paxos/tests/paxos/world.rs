@@ -85,6 +85,8 @@ pub struct World {
     pub ticks: u64,
     /// In fair time, a disk takes so long to sync.
     pub sync_ticks: u64,
+    /// Even in fair time, the disk of this replica never ends a sync.
+    pub hung: Option<ReplicaId>,
     loss: u64,
     doubling: u64,
     /// Who has ever durably accepted what: from it follows what is chosen.
@@ -160,6 +162,7 @@ impl World {
             blocked: BTreeSet::new(),
             ticks: 0,
             sync_ticks: 0,
+            hung: None,
             loss,
             doubling,
             accepted: BTreeMap::new(),
@@ -501,7 +504,7 @@ impl World {
                 }
             }
             for id in awake.iter().copied() {
-                if self.ticks >= self.node(id).writing_since + self.sync_ticks {
+                if self.hung != Some(id) && self.ticks >= self.node(id).writing_since + self.sync_ticks {
                     self.persisted(id)?;
                     self.pump(id)?;
                 }
