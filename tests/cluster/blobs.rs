@@ -59,13 +59,16 @@ fn a_file_that_too_few_hold_is_not_committed_and_not_kept() {
     let mut cluster = Cluster::with(Options::default().flag("--blob-grace", "1s"));
     cluster.create("shop");
     let alone = cluster.leader();
-    for id in cluster.ids().into_iter().filter(|id| *id != alone) {
-        cluster.replica_mut(id).kill();
+    let others: Vec<u32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
+    for id in &others {
+        cluster.replica_mut(*id).kill();
     }
     let bytes = b"nobody else has this";
     let answer = cluster.replica(alone).put("/v1/db/shop/media/film.mp4?timeout=2s", bytes);
     answer.expect_problem(Code::NoQuorum);
     let blob = cluster.replica(alone).blob(&Digest::of(bytes));
+    // Alone it cannot know whether the file will be needed; in touch with the others it can.
+    cluster.replica_mut(others[0]).start_ready();
     wait_until("the file is dropped", PATIENCE, || !blob.exists());
 }
 
