@@ -10,6 +10,7 @@ mod connections;
 mod consistency;
 mod demo;
 mod failures;
+mod hostile_peer;
 mod large;
 mod lifecycle;
 mod media;

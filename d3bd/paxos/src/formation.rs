@@ -90,6 +90,8 @@ impl Formation {
             return;
         }
         match formed {
+            // Whoever is formed is a member of a cluster of a size that there is; anything else is no configuration.
+            Some(Configuration { members, .. }) if members.len() > REPLICAS_MAX || !members.contains_key(&from) => {}
             Some(configuration) => self.end = Some(self.adopt(configuration)),
             None => {
                 self.met.insert(from, disk);

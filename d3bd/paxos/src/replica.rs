@@ -333,6 +333,12 @@ impl<S: Storage> Replica<S> {
         self.core.acceptor.promised()
     }
 
+    /// How many messages were dropped since the start: of another cluster, epoch or receiver, or such as make no sense.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.core.dropped.0
+    }
+
     /// Who votes.
     #[must_use]
     pub fn configuration(&self) -> &Configuration {

@@ -5,6 +5,7 @@
 //! driver keeps the books around the core: which client waits for what, what may be sent only when something is
 //! durable, what the engine is busy with, which peers hold which blob.
 
+mod complaints;
 mod event;
 mod fingerprints;
 mod offers;
@@ -30,6 +31,7 @@ pub use status::{DriverStatus, MemberStatus, Phase};
 
 use crate::log::{Durable, Proof};
 use crate::peer::{ForwardResult, PeerMessage};
+use complaints::Complaints;
 use fingerprints::Fingerprints;
 use offers::Offers;
 use reads::Reads;
@@ -105,6 +107,7 @@ pub struct Driver<S, D = Durable> {
     leader_heard_at: Option<Ticks>,
     heard_at: BTreeMap<ReplicaId, Ticks>,
     applied_by: BTreeMap<ReplicaId, Slot>,
+    complaints: Complaints,
     hello_at: Ticks,
     gossip_at: Ticks,
     retry_at: Ticks,
@@ -145,6 +148,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             leader_heard_at: None,
             heard_at: BTreeMap::new(),
             applied_by: BTreeMap::new(),
+            complaints: Complaints::default(),
             hello_at: now.ticks,
             gossip_at: now.ticks,
             retry_at: now.ticks,
@@ -380,12 +384,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             self.leader_heard_at = Some(self.now.ticks);
         }
         match message {
-            PeerMessage::Paxos(envelope) => {
-                // A peer speaks for itself only.
-                if envelope.from == from {
-                    self.step(Input::Message(envelope))?;
-                }
-            }
+            PeerMessage::Paxos(envelope) => self.handle_paxos(from, envelope)?,
             PeerMessage::Formation(message) => self.handle_formation(from, message),
             PeerMessage::Forward { id, command } => self.propose_for_peer(from, id, command)?,
             PeerMessage::ForwardReply { id, result } => self.handle_forward_reply(from, Ticket(id), result),
