@@ -537,8 +537,9 @@ impl Handle {
         let parts = self.parts();
         let (blobs, digest) = (parts.blobs.clone(), media.digest);
         let local = blocking(move || blobs.open_file(&digest)).await?;
+        let blob = BlobReference { digest, size: media.info.size };
         match local {
-            Ok(file) => Ok(Either::Left(crate::media::file_stream(file, offset, length))),
+            Ok(file) => Ok(Either::Left(crate::media::blob_stream(&parts.blobs, file, blob, offset, length))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let remote = parts.fetcher.open_remote(media.digest, offset, length, &self.other_replicas()).await;
                 remote.map(Either::Right).map_err(|error| {
