@@ -121,6 +121,15 @@ pub(crate) struct Parts {
     pub(crate) execution: u32,
 }
 
+impl Parts {
+    /// A key for a write that came without one. It has no date: this replica's clock may be wrong by hours, and the group,
+    /// which goes by log time, would refuse what is dated ahead.
+    fn fresh_key(&self, ticket: Ticket) -> IdempotencyKey {
+        let key = format!("d3bd-{}-{:016x}-{:x}", self.replica, self.incarnation, ticket.0);
+        IdempotencyKey::new(key).expect("digits and dashes are printable ASCII")
+    }
+}
+
 struct Inner {
     parts: Parts,
     next_ticket: AtomicU64,
@@ -355,10 +364,10 @@ impl Handle {
     pub async fn write(&self, operation: Operation, options: WriteOptions) -> Result<WriteAnswer, Problem> {
         let db = operation.database();
         let retry = options.key.is_some();
-        let key = options.key.unwrap_or_else(fresh_key);
         let (blob, need) = (operation.blob(), need(&operation));
         let ticket = self.ticket();
         let parts = self.parts();
+        let key = options.key.unwrap_or_else(|| parts.fresh_key(ticket));
         let origin = Origin { replica: parts.replica, incarnation: parts.incarnation, sequence: ticket.0 };
         let keyed = KeyedOperation { key: key.clone(), request: options.request, operation };
         let command = Bytes::from(d3b_engine::command::encode(&Command { origin, keyed }));
@@ -715,11 +724,6 @@ fn need(operation: &Operation) -> Need {
             CatalogueChange::RawUpload { blob, .. } => Need::File(blob.size),
         },
     }
-}
-
-/// A key for a request that came without one.
-fn fresh_key() -> IdempotencyKey {
-    IdempotencyKey::new(uuid::Uuid::now_v7().to_string()).expect("a UUID is printable ASCII")
 }
 
 fn about(db: &DatabaseName, rejection: Rejection) -> Problem {
