@@ -770,6 +770,12 @@ pub(crate) fn io_problem(error: std::io::Error) -> Problem {
             Problem::new(Code::DiskFull, "this replica's disk is full").with_hint("free space, or ask another replica")
         }
         std::io::ErrorKind::FileTooLarge => Problem::new(Code::TooLarge, error.to_string()),
-        _ => Problem::new(Code::Internal, error.to_string()),
+        _ => {
+            // Nothing was proposed, and another replica may do better: the client is not told of a bug, the operator of
+            // an error.
+            tracing::error!(%error, "a file of this replica failed");
+            Problem::new(Code::NotReady, format!("a file of this replica failed: {error}"))
+                .with_hint("ask another replica")
+        }
     }
 }
