@@ -193,7 +193,7 @@ impl Cluster {
     /// The ids of those that run.
     #[must_use]
     pub fn live(&self) -> Vec<u32> {
-        self.replicas.values().filter(|replica| replica.process.is_some()).map(|replica| replica.id).collect()
+        self.replicas.values().filter(|replica| replica.is_running()).map(|replica| replica.id).collect()
     }
 
     /// A replica.
@@ -412,6 +412,12 @@ impl Replica {
         let status = self.process.as_mut().expect("a replica that runs").wait_for_end(PATIENCE);
         self.process = None;
         status
+    }
+
+    /// Whether it was started, and nobody knows yet that it has ended.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
     }
 
     /// Whether it has ended by itself.

@@ -6,5 +6,8 @@
 //! on for so long with fresh seeds. What a machine lacks for a test is said on stderr, in a line that begins with
 //! `skipped: `.
 
+mod clock;
+mod disk;
 mod network;
+mod power;
 mod process;

@@ -1,11 +1,14 @@
 //! Replicas that are killed and paused.
 
+use d3b::Code;
 use d3b_tests::faults::with_seeds;
+use d3b_tests::process::{forget_peak, peak_memory};
 use d3b_tests::recorder::{Keys, Recorder};
 use d3b_tests::sample::Noise;
 use d3b_tests::sim::random::Random;
 use d3b_tests::wait::PATIENCE;
-use d3b_tests::{Cluster, wait_until};
+use d3b_tests::{Cluster, Http, Options, wait_until};
+use serde_json::json;
 
 fn others(cluster: &Cluster, than: u32) -> Vec<u32> {
     cluster.live().into_iter().filter(|id| *id != than).collect()
@@ -103,4 +106,130 @@ fn a_file_survives_its_origin_that_dies_right_after_the_answer() {
         }
         cluster.assert_same_everywhere();
     });
+}
+
+/// What the leader keeps for a peer that takes nothing, and for one that is gone, is bounded; so is what it remembers of
+/// the log anyway, which the first writes fill.
+#[test]
+fn a_paused_or_dead_peer_costs_the_leader_no_memory() {
+    const WRITE: usize = 1_000_000;
+    const WRITES: u64 = 100;
+    /// What may wait for a peer, and some room for the allocator.
+    const GROWTH_MAX: u64 = 100 << 20;
+    let mut cluster = Cluster::start();
+    cluster.create("shop");
+    let leader = cluster.leader();
+    cluster.replica(leader).sql("shop", "CREATE TABLE t(id INTEGER PRIMARY KEY, filling TEXT)", json!([]));
+    cluster.replica(leader).sql("shop", "INSERT INTO t VALUES(1, '')", json!([]));
+    let write = |cluster: &Cluster| {
+        // The same row again and again: it is the log that grows.
+        let body = json!({"sql": "UPDATE t SET filling = ?", "args": ["x".repeat(WRITE)]}).to_string();
+        let url = cluster.replica(leader).url("/v1/db/shop/query?timeout=30s");
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..WRITES / 4 {
+                        Http::new().send("POST", &url, &[], body.as_bytes()).expect(200);
+                    }
+                });
+            }
+        });
+    };
+    write(&cluster);
+    let pid = cluster.replica(leader).pid();
+    forget_peak(pid);
+    let before = peak_memory(pid);
+    let check = |what: &str| {
+        let growth = peak_memory(pid).saturating_sub(before);
+        println!("{what}: {} MiB more than {} MiB", growth >> 20, before >> 20);
+        assert!(growth < GROWTH_MAX, "{what}: the leader needs {} MiB more", growth >> 20);
+    };
+    let follower = cluster.follower();
+    cluster.replica(follower).pause();
+    write(&cluster);
+    check("a peer is paused");
+    cluster.replica_mut(follower).kill();
+    write(&cluster);
+    check("a peer is dead");
+    cluster.replica_mut(follower).start_ready();
+    assert_eq!(cluster.replica(follower).value("shop", "SELECT length(filling) FROM t"), WRITE);
+    cluster.assert_same_everywhere();
+    check("the peer is back");
+}
+
+/// Two fresh disks are a majority, but not of what was written: they must not make a cluster of their own over the third
+/// one's data, whoever is started first.
+#[test]
+fn a_wiped_majority_does_not_begin_anew_over_live_data() {
+    for survivor_first in [true, false] {
+        let mut cluster = Cluster::start();
+        cluster.create("shop");
+        cluster.replica(1).sql("shop", "CREATE TABLE t(n)", json!([]));
+        cluster.replica(1).sql("shop", "INSERT INTO t VALUES(42)", json!([]));
+        for id in cluster.ids() {
+            cluster.replica(id).value("shop", "SELECT n FROM t");
+        }
+        cluster.ids().into_iter().for_each(|id| cluster.replica_mut(id).kill());
+        [2, 3]
+            .iter()
+            .for_each(|id| std::fs::remove_dir_all(&cluster.replica(*id).data_dir).expect("the data directory"));
+        let order = if survivor_first { [1, 2, 3] } else { [2, 3, 1] };
+        order.into_iter().for_each(|id| cluster.replica_mut(id).start());
+        for id in [2, 3] {
+            let url = cluster.replica(id).url("/v1/cluster");
+            wait_until(&format!("replica {id} is told that it takes no part"), PATIENCE, || {
+                let answer = cluster.http.try_send("GET", &url, &[], ureq::SendBody::none());
+                answer.is_ok_and(|answer| answer.json::<serde_json::Value>()["state"] == "outcast")
+            });
+            cluster.replica(id).get("/readyz").expect_problem(Code::NotReady);
+        }
+        cluster.replica(1).wait_no_quorum();
+        let write = json!({"sql": "INSERT INTO t VALUES(43)"});
+        cluster.replica(1).post("/v1/db/shop/query?timeout=2s", &write).expect_problem(Code::NoQuorum);
+        let stale = cluster.replica(1).post("/v1/db/shop/query?level=stale", &json!({"sql": "SELECT n FROM t"}));
+        assert_eq!(stale.expect(200).json::<serde_json::Value>()["rows"], json!([[42]]));
+    }
+}
+
+/// A data directory of another cluster behind an address of this one, as after a mix-up of disks or settings.
+#[test]
+fn a_replica_of_another_cluster_neither_takes_part_nor_loses_its_data() {
+    let mut one = Cluster::start();
+    let mut other = Cluster::with(Options::default());
+    for (cluster, n) in [(&one, 1), (&other, 2)] {
+        cluster.create("shop");
+        cluster.replica(1).sql("shop", "CREATE TABLE t(n)", json!([]));
+        cluster.replica(1).sql("shop", "INSERT INTO t VALUES(?)", json!([n]));
+        cluster.ids().into_iter().for_each(|id| assert_eq!(cluster.replica(id).value("shop", "SELECT n FROM t"), n));
+    }
+    // Replicas 3 of both change places.
+    one.replica_mut(3).kill();
+    other.ids().into_iter().for_each(|id| other.replica_mut(id).kill());
+    let (mine, foreign) = (one.replica(3).data_dir.clone(), other.replica(3).data_dir.clone());
+    let aside = mine.with_extension("aside");
+    let exchange = || {
+        std::fs::rename(&mine, &aside).expect("a directory of the test's");
+        std::fs::rename(&foreign, &mine).expect("a directory of the test's");
+        std::fs::rename(&aside, &foreign).expect("a directory of the test's");
+    };
+    exchange();
+    one.replica_mut(3).start();
+    one.replica(3).wait_no_quorum();
+    // The two of the one cluster go on; a third vote is not to be had from the foreign replica.
+    one.replica(1).sql("shop", "INSERT INTO t VALUES(10)", json!([]));
+    one.replica_mut(2).kill();
+    one.replica(1).wait_no_quorum();
+    one.replica(3).wait_no_quorum();
+    let stale = one.replica(3).post("/v1/db/shop/query?level=stale", &json!({"sql": "SELECT n FROM t"}));
+    assert_eq!(stale.expect(200).json::<serde_json::Value>()["rows"], json!([[2]]), "its data is its own cluster's");
+    one.replica_mut(3).kill();
+    exchange();
+    [2, 3].iter().for_each(|id| one.replica_mut(*id).start());
+    other.ids().into_iter().for_each(|id| other.replica_mut(id).start());
+    one.wait_ready();
+    other.wait_ready();
+    assert_eq!(one.replica(3).value("shop", "SELECT sum(n) FROM t"), 11);
+    assert_eq!(other.replica(3).value("shop", "SELECT sum(n) FROM t"), 2);
+    one.assert_same_everywhere();
+    other.assert_same_everywhere();
 }
