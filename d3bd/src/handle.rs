@@ -121,6 +121,15 @@ pub(crate) struct Parts {
     pub(crate) execution: u32,
 }
 
+impl Parts {
+    /// A key for a write that came without one. It has no date: this replica's clock may be wrong by hours, and the group,
+    /// which goes by log time, would refuse what is dated ahead.
+    fn fresh_key(&self, ticket: Ticket) -> IdempotencyKey {
+        let key = format!("d3bd-{}-{:016x}-{:x}", self.replica, self.incarnation, ticket.0);
+        IdempotencyKey::new(key).expect("digits and dashes are printable ASCII")
+    }
+}
+
 struct Inner {
     parts: Parts,
     next_ticket: AtomicU64,
@@ -355,10 +364,10 @@ impl Handle {
     pub async fn write(&self, operation: Operation, options: WriteOptions) -> Result<WriteAnswer, Problem> {
         let db = operation.database();
         let retry = options.key.is_some();
-        let key = options.key.unwrap_or_else(fresh_key);
         let (blob, need) = (operation.blob(), need(&operation));
         let ticket = self.ticket();
         let parts = self.parts();
+        let key = options.key.unwrap_or_else(|| parts.fresh_key(ticket));
         let origin = Origin { replica: parts.replica, incarnation: parts.incarnation, sequence: ticket.0 };
         let keyed = KeyedOperation { key: key.clone(), request: options.request, operation };
         let command = Bytes::from(d3b_engine::command::encode(&Command { origin, keyed }));
@@ -537,8 +546,9 @@ impl Handle {
         let parts = self.parts();
         let (blobs, digest) = (parts.blobs.clone(), media.digest);
         let local = blocking(move || blobs.open_file(&digest)).await?;
+        let blob = BlobReference { digest, size: media.info.size };
         match local {
-            Ok(file) => Ok(Either::Left(crate::media::file_stream(file, offset, length))),
+            Ok(file) => Ok(Either::Left(crate::media::blob_stream(&parts.blobs, file, blob, offset, length))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let remote = parts.fetcher.open_remote(media.digest, offset, length, &self.other_replicas()).await;
                 remote.map(Either::Right).map_err(|error| {
@@ -716,11 +726,6 @@ fn need(operation: &Operation) -> Need {
     }
 }
 
-/// A key for a request that came without one.
-fn fresh_key() -> IdempotencyKey {
-    IdempotencyKey::new(uuid::Uuid::now_v7().to_string()).expect("a UUID is printable ASCII")
-}
-
 fn about(db: &DatabaseName, rejection: Rejection) -> Problem {
     Problem::from(rejection).with_db(db.as_str())
 }
@@ -765,6 +770,12 @@ pub(crate) fn io_problem(error: std::io::Error) -> Problem {
             Problem::new(Code::DiskFull, "this replica's disk is full").with_hint("free space, or ask another replica")
         }
         std::io::ErrorKind::FileTooLarge => Problem::new(Code::TooLarge, error.to_string()),
-        _ => Problem::new(Code::Internal, error.to_string()),
+        _ => {
+            // Nothing was proposed, and another replica may do better: the client is not told of a bug, the operator of
+            // an error.
+            tracing::error!(%error, "a file of this replica failed");
+            Problem::new(Code::NotReady, format!("a file of this replica failed: {error}"))
+                .with_hint("ask another replica")
+        }
     }
 }

@@ -41,7 +41,11 @@ fn build() -> Programs {
 }
 
 /// `target/PROFILE`, from `target/PROFILE/deps/THIS`.
-fn profile_directory() -> PathBuf {
+///
+/// # Panics
+/// When the running program is no test of cargo's.
+#[must_use]
+pub fn profile_directory() -> PathBuf {
     let this = std::env::current_exe().expect("a test knows its own path");
     this.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps").to_owned()
 }

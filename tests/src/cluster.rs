@@ -1,8 +1,11 @@
 //! Clusters of real daemons on loopback.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -13,6 +16,7 @@ use d3b::api::{ClusterInfo, DatabaseInfo, DatabaseList};
 use serde_json::{Value, json};
 
 use crate::build::programs;
+use crate::faults::network::Host;
 use crate::http::{Http, Response};
 use crate::process::{Process, last_lines};
 use crate::wait::{PATIENCE, wait_for, wait_until};
@@ -71,11 +75,13 @@ pub struct Options {
     pub replicas: u32,
     /// Flags for every replica.
     pub flags: Vec<String>,
+    /// Where they run, in the order of their ids; on loopback where there are none.
+    pub hosts: Vec<Host>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { replicas: 3, flags: Vec::new() }
+        Options { replicas: 3, flags: Vec::new(), hosts: Vec::new() }
     }
 }
 
@@ -86,7 +92,33 @@ impl Options {
         self.flags.extend([flag.to_owned(), value.to_owned()]);
         self
     }
+
+    /// The same on the hosts of a network.
+    #[must_use]
+    pub fn on(mut self, hosts: Vec<Host>) -> Options {
+        self.hosts = hosts;
+        self
+    }
+
+    /// Where a replica serves HTTP, and where it talks with its peers.
+    fn addresses(&self, id: u32) -> (SocketAddr, SocketAddr) {
+        match self.host(id) {
+            Some(host) => ((host.address, HTTP_PORT).into(), (host.address, PEER_PORT).into()),
+            None => {
+                let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+                ((loopback, free_port()).into(), (loopback, free_port()).into())
+            }
+        }
+    }
+
+    fn host(&self, id: u32) -> Option<&Host> {
+        self.hosts.get(id as usize - 1)
+    }
 }
+
+/// The ports on hosts that a replica has for itself.
+const HTTP_PORT: u16 = 8055;
+const PEER_PORT: u16 = 8124;
 
 /// Some replicas in a temporary directory. Dropping it kills them; the directory stays when the test has failed.
 #[derive(Debug)]
@@ -125,14 +157,22 @@ impl Cluster {
         programs();
         let permit = Permit::wait();
         let directory = tempfile::Builder::new().prefix("d3b-test-").tempdir().expect("a temporary directory");
-        let ports: BTreeMap<u32, (u16, u16)> =
-            (1..=options.replicas).map(|id| (id, (free_port(), free_port()))).collect();
-        let all: Vec<String> = ports.iter().map(|(id, (_, peer))| format!("{id}=127.0.0.1:{peer}")).collect();
-        let replicas = ports.iter().map(|(id, (http, peer))| {
-            let mut flags = vec!["--replicas".to_owned(), all.join(",")];
-            flags.extend(["--peer-listen".to_owned(), format!("127.0.0.1:{peer}")]);
+        let addresses: BTreeMap<u32, (SocketAddr, SocketAddr)> =
+            (1..=options.replicas).map(|id| (id, options.addresses(id))).collect();
+        let all: Vec<String> = addresses.iter().map(|(id, (_, peer))| format!("{id}={peer}")).collect();
+        let mut common = vec!["--replicas".to_owned(), all.join(",")];
+        if !options.hosts.is_empty() {
+            let key = directory.path().join("cluster.key");
+            std::fs::write(&key, "a secret of this test's only, of some length").expect("room for a key");
+            std::fs::set_permissions(&key, Permissions::from_mode(0o600)).expect("a file of ours");
+            let path = key.to_string_lossy().into_owned();
+            common.extend(["--insecure".to_owned(), "--cluster-key-file".to_owned(), path]);
+        }
+        let replicas = addresses.iter().map(|(id, (http, peer))| {
+            let mut flags = common.clone();
+            flags.extend(["--peer-listen".to_owned(), peer.to_string()]);
             flags.extend(options.flags.iter().cloned());
-            (*id, Replica::new(*id, *http, flags, directory.path()))
+            (*id, Replica::new(*id, *http, flags, options.host(*id).cloned(), directory.path()))
         });
         let replicas = replicas.collect();
         Cluster { replicas, directory: Some(directory), http: Http::new(), _permit: permit }
@@ -153,7 +193,7 @@ impl Cluster {
     /// The ids of those that run.
     #[must_use]
     pub fn live(&self) -> Vec<u32> {
-        self.replicas.values().filter(|replica| replica.process.is_some()).map(|replica| replica.id).collect()
+        self.replicas.values().filter(|replica| replica.is_running()).map(|replica| replica.id).collect()
     }
 
     /// A replica.
@@ -184,11 +224,16 @@ impl Cluster {
     /// Waits until the running replicas agree on a leader that runs, and tells it.
     #[track_caller]
     pub fn leader(&self) -> u32 {
-        let live = self.live();
-        wait_for("the running replicas agree on a leader", PATIENCE, || {
-            let leaders: BTreeSet<Option<u32>> = live.iter().map(|id| self.replica(*id).leader()).collect();
+        self.leader_among(&self.live())
+    }
+
+    /// Waits until some replicas agree on a leader that is one of them, and tells it.
+    #[track_caller]
+    pub fn leader_among(&self, ids: &[u32]) -> u32 {
+        wait_for(&format!("replicas {ids:?} agree on a leader"), PATIENCE, || {
+            let leaders: BTreeSet<Option<u32>> = ids.iter().map(|id| self.replica(*id).leader()).collect();
             match leaders.into_iter().collect::<Vec<_>>()[..] {
-                [Some(leader)] if live.contains(&leader) => Some(leader),
+                [Some(leader)] if ids.contains(&leader) => Some(leader),
                 _ => None,
             }
         })
@@ -260,20 +305,24 @@ pub struct Replica {
     pub data_dir: PathBuf,
     /// Its log, of all its lives.
     pub log: PathBuf,
-    http_port: u16,
+    address: SocketAddr,
     flags: Vec<String>,
+    host: Option<Host>,
+    environment: Vec<(OsString, OsString)>,
     process: Option<Process>,
     http: Http,
 }
 
 impl Replica {
-    fn new(id: u32, http_port: u16, flags: Vec<String>, directory: &Path) -> Replica {
+    fn new(id: u32, address: SocketAddr, flags: Vec<String>, host: Option<Host>, directory: &Path) -> Replica {
         Replica {
             id,
             data_dir: directory.join(format!("replica-{id}")),
             log: directory.join(format!("replica-{id}.log")),
-            http_port,
+            address,
             flags,
+            host,
+            environment: Vec::new(),
             process: None,
             http: Http::new(),
         }
@@ -282,10 +331,20 @@ impl Replica {
     /// The command that starts this replica.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = d3bd(self.data_dir.parent().expect("it lies in the cluster's directory"));
+        let mut command = d3bd(self.log.parent().expect("it lies in the cluster's directory"));
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(host) = self.host.clone() {
+            // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+            unsafe { command.pre_exec(move || host.enter()) };
+        }
         command.arg("--id").arg(self.id.to_string()).arg("--data-dir").arg(&self.data_dir);
         command.args(["--listen", &self.address().to_string(), "--log-level", "info"]).args(&self.flags);
         command
+    }
+
+    /// Gives it a variable in its environment when it is started next.
+    pub fn set_environment(&mut self, name: &str, value: &OsStr) {
+        self.environment.push((name.into(), value.into()));
     }
 
     /// Starts it, without waiting for anything.
@@ -355,9 +414,33 @@ impl Replica {
         status
     }
 
+    /// Whether it was started, and nobody knows yet that it has ended.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Whether it has ended by itself.
     #[track_caller]
-    fn process(&self) -> &Process {
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let status = self.process.as_mut().expect("a replica that was started").ended();
+        if status.is_some() {
+            self.process = None;
+        }
+        status
+    }
+
+    /// Its process.
+    #[must_use]
+    #[track_caller]
+    pub fn process(&self) -> &Process {
         self.process.as_ref().expect("a replica that runs")
+    }
+
+    /// What it has said in all of its lives.
+    #[must_use]
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
     /// Its process id.
@@ -370,7 +453,7 @@ impl Replica {
     /// Where it serves HTTP.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.http_port).into()
+        self.address
     }
 
     /// The URL of a path.

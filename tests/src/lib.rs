@@ -1,13 +1,15 @@
 //! What the test binaries of this crate share: clusters of real daemons, a client, a load of keyed writers, sample files;
-//! a simulator of whole clusters; a checker for histories.
+//! networks, disks and clocks that fail; a simulator of whole clusters; a recorder and a checker of histories.
 
 pub mod build;
 pub mod cluster;
+pub mod faults;
 pub mod http;
 pub mod linearizability;
 pub mod load;
 pub mod process;
 pub mod raw;
+pub mod recorder;
 pub mod sample;
 pub mod sim;
 pub mod wait;

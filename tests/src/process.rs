@@ -65,6 +65,22 @@ impl Process {
         unsafe { libc::kill(pid, signal) };
     }
 
+    /// Bounds how many files it may have open from now on.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn limit_files(&self, count: u64) {
+        let pid = i32::try_from(self.pid()).expect("process ids are small");
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: both structures are whole and outlive the calls; the child was not waited for, so the id is its own.
+        let done = unsafe {
+            let read = libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit);
+            limit.rlim_cur = count.min(limit.rlim_max);
+            read == 0 && libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) == 0
+        };
+        assert!(done, "process {pid} takes no limit: {}", std::io::Error::last_os_error());
+    }
+
     /// `kill -9`, and waits until it is gone.
     pub fn kill(&mut self) {
         // It may be gone already.

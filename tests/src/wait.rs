@@ -34,3 +34,8 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option
         std::thread::sleep(LOOK);
     }
 }
+
+/// What a client does before it asks again for what it was refused, so that it does not ask all the time.
+pub fn back_off() {
+    std::thread::sleep(LOOK);
+}

@@ -11,4 +11,4 @@ pub use fetcher::{Connect, FetchError, Fetcher};
 pub use prefetch::Prefetcher;
 pub use server::serve;
 pub use store::{BlobStore, BlobWriter, Collected, Kept};
-pub use stream::file_stream;
+pub use stream::{blob_stream, file_stream};

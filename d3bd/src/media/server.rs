@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
-use d3b::Digest;
+use d3b::{BlobReference, Digest};
 use futures_util::TryStreamExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, StreamBody};
@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
-use super::{BlobStore, file_stream};
+use super::{BlobStore, blob_stream};
 
 /// How long a peer may take to say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,8 +49,9 @@ async fn answer(request: &Request<hyper::body::Incoming>, store: BlobStore) -> R
     }
     let digest = request.uri().path().strip_prefix("/blobs/").and_then(|name| name.parse::<Digest>().ok());
     let Some(digest) = digest else { return status(StatusCode::NOT_FOUND) };
+    let opening = store.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let file = store.open_file(&digest)?;
+        let file = opening.open_file(&digest)?;
         let size = file.metadata()?.len();
         Ok::<_, std::io::Error>((file, size))
     });
@@ -60,7 +61,8 @@ async fn answer(request: &Request<hyper::body::Incoming>, store: BlobStore) -> R
         Ok(Err(_)) | Err(_) => return status(StatusCode::INTERNAL_SERVER_ERROR),
     };
     let Some((from, length)) = range(request, size) else { return status(StatusCode::RANGE_NOT_SATISFIABLE) };
-    let body = StreamBody::new(file_stream(file, from, length).map_ok(Frame::data)).boxed_unsync();
+    let stream = blob_stream(&store, file, BlobReference { digest, size }, from, length);
+    let body = StreamBody::new(stream.map_ok(Frame::data)).boxed_unsync();
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_LENGTH, length.into());
     if length < size {

@@ -153,6 +153,18 @@ impl BlobStore {
         File::open(self.place(digest))
     }
 
+    /// Takes a blob that is not what its name says out of its place; what is left of it stays beside, under another name,
+    /// for people to look at.
+    pub(super) fn set_aside(&self, digest: &Digest) {
+        let place = self.place(digest);
+        let aside = place.with_extension("damaged");
+        let moved = {
+            let _kept = self.shared.kept();
+            std::fs::rename(&place, &aside)
+        };
+        tracing::error!(%digest, path = %aside.display(), ?moved, "a file on this disk is damaged and was set aside");
+    }
+
     /// Begins a blob's grace period anew, durably; false where the blob is not here.
     ///
     /// # Errors

@@ -26,8 +26,10 @@ pub use message::{ForwardResult, PeerMessage};
 
 /// How many bytes may wait for a peer; what comes on top is lost.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// How many messages are written at once.
+/// How many messages are written at once, and about how many bytes of them: what waits for a peer that was away may be
+/// much more, and must not be copied whole.
 const WRITTEN_AT_ONCE: usize = 1_024;
+const WRITTEN_BYTES: usize = 1 << 20;
 /// A peer that takes not one byte for so long is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same, for what has left this machine, by the kernel's clock.
@@ -260,14 +262,20 @@ async fn write_all(stream: TcpStream, waiting: &mut mpsc::UnboundedReceiver<Vec<
             // Nothing is ever sent this way: this tells at once when the peer's process has died.
             _ = incoming.read(&mut nothing) => return true,
         }
-        buffer.clear();
-        for frame in frames.drain(..) {
+        let mut taken = frames.drain(..).peekable();
+        while let Some(frame) = taken.next() {
             buffer.extend_from_slice(&frame);
-        }
-        let written = write_steadily(&mut outgoing, &buffer).await;
-        bytes.fetch_sub(buffer.len(), Ordering::Relaxed);
-        if !written {
-            return true;
+            drop(frame);
+            if buffer.len() < WRITTEN_BYTES && taken.peek().is_some() {
+                continue;
+            }
+            let written = write_steadily(&mut outgoing, &buffer).await;
+            bytes.fetch_sub(buffer.len(), Ordering::Relaxed);
+            if !written {
+                bytes.fetch_sub(taken.map(|frame| frame.len()).sum(), Ordering::Relaxed);
+                return true;
+            }
+            buffer.clear();
         }
         if buffer.capacity() > 4 << 20 {
             buffer = Vec::new();
