@@ -63,8 +63,8 @@ impl<M: Machine> World<'_, M> {
         self.note(2_000, |_| format!("*** all is well again with {healthy:?}"));
         let newest = self.nodes.values().map(|node| node.execution).max().unwrap_or(1);
         for id in &healthy {
+            self.mend(*id);
             let node = self.node(*id);
-            (node.slowness, node.full, node.fails_next_sync) = (1, false, false);
             if node.execution < newest {
                 self.crash(*id, false)?;
                 self.node(*id).execution = newest;

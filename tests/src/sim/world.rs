@@ -253,10 +253,20 @@ impl<'p, M: Machine> World<'p, M> {
                 Ok(())
             }
             Happening::Mend { at } => {
-                let node = self.node(at);
-                (node.slowness, node.full, node.fails_next_sync) = (1, false, false);
+                self.mend(at);
                 Ok(())
             }
+        }
+    }
+
+    /// A disk works again as it did; what hung comes to its end.
+    pub(super) fn mend(&mut self, id: ReplicaId) {
+        let usual = self.scenario.sync_us;
+        let node = self.node(id);
+        (node.slowness, node.full, node.fails_next_sync) = (1, false, false);
+        let start = node.starts;
+        if node.process.as_ref().is_some_and(|process| process.writing.is_some()) {
+            self.after(usual, Happening::Written { at: id, start });
         }
     }
 
