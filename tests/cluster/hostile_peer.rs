@@ -3,7 +3,7 @@
 //! The handshake and the frames are written down here once more, as they go over the wire: this is also the test that
 //! they do not change unnoticed. `D3B_HOSTILE_ROUNDS` asks for more connections, `D3B_HOSTILE_SEED` for others.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,9 @@ use sha2::Sha256;
 const KEY: &[u8] = b"0123456789abcdef0123456789abcdef";
 /// How much a replica may grow by all this, in bytes: two of the largest frames, and some air.
 const GROWTH_MAX: u64 = 192 << 20;
+
+/// How many connections that say nothing two replicas have between them: more than there are places.
+const CROWD: usize = 700;
 
 #[derive(Debug, Clone, Serialize)]
 enum Purpose {
@@ -281,26 +284,45 @@ fn hostile_bytes_between_replicas_harm_nobody() {
     log_says(&cluster, 1, &["WARN", "peer=2", "makes no sense"]);
 }
 
+/// Whether the other side has not hung up yet.
+fn is_open(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("a socket option");
+    stream.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+/// Tells a thread to end when this is dropped.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn idle_connections_between_replicas_keep_nobody_out() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut cluster = cluster_with_key(directory.path());
     cluster.create("shop");
     let others: Vec<SocketAddr> = [1, 2].into_iter().map(|id| peer_address(&cluster, id)).collect();
-    let stop = AtomicBool::new(false);
+    let (stop, crowded) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         // More than there are places, and as soon as one is closed there is another.
-        let crowd = scope.spawn(|| {
+        scope.spawn(|| {
             let mut idle: Vec<TcpStream> = Vec::new();
             while !stop.load(Ordering::Relaxed) {
-                for address in &others {
-                    idle.extend(TcpStream::connect_timeout(address, Duration::from_millis(100)).ok());
+                if idle.len() >= CROWD {
+                    crowded.store(true, Ordering::Relaxed);
+                    idle.retain(is_open);
                 }
-                if idle.len() > 800 {
-                    idle.drain(..2);
+                for address in &others {
+                    idle.extend(TcpStream::connect_timeout(address, Duration::from_millis(20)).ok());
                 }
             }
         });
+        // Also when the test fails: the scope waits for the crowd.
+        let _end = Ends(&stop);
+        wait_until("both are crowded", PATIENCE, || crowded.load(Ordering::Relaxed));
         // One who was away gets in again, and all are served, also when one of the two others is gone.
         cluster.replica_mut(3).kill();
         cluster.replica_mut(3).start_ready();
@@ -308,7 +330,5 @@ fn idle_connections_between_replicas_keep_nobody_out() {
         for n in 0..10 {
             assert_eq!(cluster.replica(3).sql("shop", "SELECT ?", json!([n])), json!([[n]]));
         }
-        stop.store(true, Ordering::Relaxed);
-        crowd.join().expect("no panic");
     });
 }
