@@ -8,7 +8,7 @@ use d3bd::entries::blob_of;
 
 use super::machine::Machine;
 use super::oracle::Violation;
-use super::world::{Happening, UPKEEP_US, World};
+use super::world::{Happening, World};
 
 impl<M: Machine> World<'_, M> {
     pub(super) fn upkeep(&mut self, id: ReplicaId) -> Result<(), Violation> {
@@ -31,7 +31,7 @@ impl<M: Machine> World<'_, M> {
                 |digest: &Digest| referenced.contains(digest) || logged.contains(digest) || pinned.contains(digest);
             node.disk.blobs.collect(needed, grace, time);
         }
-        self.after(UPKEEP_US, Happening::Upkeep { at: id, start });
+        self.after(self.scenario.upkeep_us, Happening::Upkeep { at: id, start });
         Ok(())
     }
 

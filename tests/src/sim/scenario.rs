@@ -158,6 +158,8 @@ pub struct Scenario {
     pub apply_us: u64,
     /// How long an unreferenced blob is kept.
     pub grace_us: u64,
+    /// How often the state machine is synced and the blobs are swept.
+    pub upkeep_us: u64,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// How long between faults, on average.
@@ -204,6 +206,7 @@ impl Scenario {
             sync_us: *random.pick(&[100, 300, 300, 2_000, 20_000]),
             apply_us: *random.pick(&[20, 200, 5_000]),
             grace_us: *random.pick(&[4, 8, 16]) * SECOND,
+            upkeep_us: 2 * SECOND,
             faults: if quiet { Vec::new() } else { faults },
             fault_interval_us: *random.pick(&[SECOND / 20, SECOND / 5, SECOND / 2, SECOND]),
             burst_percent: *random.pick(&[0, 10, 40]),
@@ -217,6 +220,7 @@ impl Scenario {
                 reads_percent: 10,
                 sync_us: 20_000,
                 grace_us: 4 * SECOND,
+                upkeep_us: SECOND / 2,
                 faults: vec![Fault::SlowDisk, Fault::LoneLeader, Fault::Kill],
                 fault_interval_us: 2 * SECOND,
                 ..scenario

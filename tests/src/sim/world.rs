@@ -28,8 +28,6 @@ const EVENTS_MAX: u64 = 20_000_000;
 const HELD_MAX: usize = 10_000;
 /// Effects that one turn of a driver may want carried out, at most.
 const EFFECTS_MAX: usize = 100_000;
-/// How often the state machine is synced and the blobs are swept.
-pub(super) const UPKEEP_US: u64 = 700_000;
 
 /// Something that happens at its time.
 #[derive(Debug)]
@@ -349,7 +347,7 @@ impl<'p, M: Machine> World<'p, M> {
             paused: false,
         });
         self.note(2 + u64::from(id.0), |_| format!("{id} starts"));
-        let jitter = self.random.below(UPKEEP_US);
+        let jitter = self.random.below(self.scenario.upkeep_us);
         self.after(jitter, Happening::Upkeep { at: id, start });
         self.settle(id)
     }
