@@ -254,6 +254,11 @@ pub(super) fn failed(error: &rusqlite::Error) -> Rejection {
         Some(ErrorCode::DiskFull) => Code::DiskFull,
         Some(ErrorCode::DatabaseBusy) => Code::Overloaded,
         Some(ErrorCode::OperationInterrupted) => return timed_out(),
+        // It lies in this replica, and another one may do better.
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::OutOfMemory) => {
+            let text = format!("the database cannot be read here: {error}");
+            return Rejection::new(Code::NotReady, text).with_hint("ask another replica");
+        }
         _ => Code::Internal,
     };
     Rejection::new(code, format!("the database cannot be read: {error}"))
