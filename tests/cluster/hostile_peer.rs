@@ -109,7 +109,11 @@ fn shake_hands(address: SocketAddr, hello: &Hello, key: &[u8]) -> Handshake {
     let mut said = encode(hello);
     say(&mut stream, &said);
     let (replica, cluster, nonce) = match receive(&mut stream) {
-        Some(Answer::Hello { replica, cluster, nonce, http: _, proof: _ }) => (replica, cluster, nonce),
+        Some(Answer::Hello { replica, cluster, nonce, http, proof }) => {
+            assert!(http.starts_with("http://"), "{http}");
+            assert_ne!(proof, [0; 32], "it proves that it knows the key");
+            (replica, cluster, nonce)
+        }
         Some(Answer::Refused { reason }) => {
             return Handshake { stream, cluster: None, refused: Some(reason), said };
         }
