@@ -143,7 +143,13 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         status.commit = core.commit;
         status.last = core.last;
         status.base = core.base;
-        status.members = configuration.members.iter().map(|(id, member)| self.member(*id, &member.peer)).collect();
+        let members = configuration.members.iter().map(|(id, member)| {
+            let member = self.member(*id, &member.peer);
+            // A leader hears more often of its followers than they gossip.
+            let acknowledged = core.peers.get(id).map(|peer| peer.applied).filter(|slot| *slot > Slot::ZERO);
+            MemberStatus { applied: member.applied.max(acknowledged), ..member }
+        });
+        status.members = members.collect();
     }
 
     fn member(&self, id: ReplicaId, peer: &str) -> MemberStatus {
