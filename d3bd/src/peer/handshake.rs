@@ -72,6 +72,33 @@ pub enum HandshakeError {
     /// It refused this replica.
     #[error("the other side refused: {0}")]
     Refused(String),
+    /// It had not said who it is when too many others came.
+    #[error("the other side had to give way: too many connect and do not say who they are")]
+    GaveWay,
+    /// Its replicas have too many connections.
+    #[error("too many connections between replicas are open")]
+    Crowded,
+}
+
+impl HandshakeError {
+    /// The error without what the other side chose: it could make up any number of texts.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            HandshakeError::Frame(FrameError::Io(_)) => "io",
+            HandshakeError::Frame(FrameError::TooLong { .. }) => "length",
+            HandshakeError::Frame(FrameError::Version(_)) => "version",
+            HandshakeError::Frame(FrameError::Malformed(_)) => "malformed",
+            HandshakeError::Frame(FrameError::Trailing(_)) => "trailing",
+            HandshakeError::TimedOut => "time",
+            HandshakeError::Magic => "magic",
+            HandshakeError::Key => "key",
+            HandshakeError::Cluster { .. } => "cluster",
+            HandshakeError::Unexpected(_) => "unexpected",
+            HandshakeError::Refused(_) => "refused",
+            HandshakeError::GaveWay => "gave way",
+            HandshakeError::Crowded => "crowded",
+        }
+    }
 }
 
 impl From<std::io::Error> for HandshakeError {

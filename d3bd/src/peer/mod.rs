@@ -3,15 +3,16 @@
 //! Each replica keeps one connection to each other one for what it says; what it hears comes on the connections that
 //! the others keep. A connection begins with a handshake that proves the cluster's key.
 
+mod complaints;
 mod frame;
 mod handshake;
 mod message;
 
-use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use d3b::{ClusterId, ReplicaId};
 use futures_util::future::BoxFuture;
@@ -19,9 +20,11 @@ use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::AbortHandle;
 
 use crate::log::Durable;
-use handshake::{HandshakeError, Myself, Purpose};
+use complaints::{Complaints, Who};
+use handshake::{HandshakeError, Myself, Peer, Purpose};
 pub use message::{ForwardResult, PeerMessage};
 
 /// How many bytes may wait for a peer; what comes on top is lost.
@@ -41,8 +44,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
 /// How many connections may be open from peers, blobs' streams included.
 const ACCEPTED_MAX: usize = 256;
-/// How often the same complaint is logged.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+/// How many may have connected without having said yet who they are.
+const HANDSHAKES_MAX: usize = 64;
 
 /// What the transport needs to know.
 pub struct PeerConfig {
@@ -99,7 +102,7 @@ struct Shared {
     cluster: watch::Receiver<Option<ClusterId>>,
     outgoing: BTreeMap<ReplicaId, Outgoing>,
     https: Mutex<BTreeMap<ReplicaId, String>>,
-    complaints: Mutex<BTreeMap<String, Instant>>,
+    complaints: Mutex<Complaints>,
     events: OnEvent,
 }
 
@@ -195,15 +198,8 @@ impl Shared {
         Ok(stream)
     }
 
-    /// Logs a complaint about a peer, the same one not more often than every few seconds.
-    fn complain(&self, peer: &str, error: &HandshakeError) {
-        let text = error.to_string();
-        let mut complaints = self.complaints.lock().expect("no panic while held");
-        let now = Instant::now();
-        complaints.retain(|_, at| now.duration_since(*at) < COMPLAINT_INTERVAL);
-        if complaints.len() < 64 && complaints.insert(format!("{peer} {text}"), now).is_none() {
-            tracing::warn!(peer, error = text, "a connection between replicas was refused");
-        }
+    fn complain(&self, who: Who, address: Option<SocketAddr>, error: &HandshakeError) {
+        self.complaints.lock().expect("no panic while held").complain(who, address, error);
     }
 }
 
@@ -228,7 +224,7 @@ async fn keep_connected(
                 tracing::debug!(peer = %to, "disconnected");
             }
             Err(HandshakeError::Frame(error)) => tracing::debug!(peer = %to, %error, "cannot connect"),
-            Err(error) => shared.complain(&format!("replica {to}"), &error),
+            Err(error) => shared.complain(Who::Replica(to), None, &error),
         }
         (shared.events)(PeerEvent::Reset { replica: to });
         tokio::time::sleep(pause).await;
@@ -313,31 +309,83 @@ async fn accept_all(shared: Arc<Shared>, listener: TcpListener, on_stream: OnStr
         Err(error) => return tracing::error!(%error, "peers cannot be listened to"),
     };
     let places = Arc::new(Semaphore::new(ACCEPTED_MAX));
+    let mut strangers = Strangers::default();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, address)) => {
+                if let Some(gone) = strangers.make_place() {
+                    shared.complain(Who::Stranger(gone.ip()), Some(gone), &HandshakeError::GaveWay);
+                }
                 let (shared, on_stream) = (Arc::clone(&shared), Arc::clone(&on_stream));
-                tokio::spawn(async move {
-                    if let Err(error) = welcome(&shared, stream, &on_stream).await {
-                        shared.complain(&address.ip().to_string(), &error);
-                    }
-                    drop(place);
-                });
+                let welcoming = tokio::spawn(welcome(shared, stream, address, Arc::clone(&places), on_stream));
+                strangers.shaking.push_back((address, welcoming.abort_handle()));
             }
             Err(error) => {
                 // Out of file descriptors, most likely: others must close first.
-                shared.complain("a peer", &error.into());
+                shared.complain(Who::Anybody, None, &error.into());
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-async fn welcome(shared: &Shared, mut stream: TcpStream, on_stream: &OnStream) -> Result<(), HandshakeError> {
-    prepare(&stream)?;
+/// Those who have connected and not proved yet to be replicas, in the order in which they came.
+#[derive(Default)]
+struct Strangers {
+    shaking: VecDeque<(SocketAddr, AbortHandle)>,
+}
+
+impl Strangers {
+    /// Makes a place for one more. Who came first has had the most time, and gives way: a crowd that says nothing keeps
+    /// nobody out.
+    fn make_place(&mut self) -> Option<SocketAddr> {
+        self.shaking.retain(|(_, handshake)| !handshake.is_finished());
+        if self.shaking.len() < HANDSHAKES_MAX {
+            return None;
+        }
+        let (address, handshake) = self.shaking.pop_front()?;
+        handshake.abort();
+        Some(address)
+    }
+}
+
+/// Shakes hands, and hands a replica's connection on to a task of its own.
+async fn welcome(
+    shared: Arc<Shared>,
+    mut stream: TcpStream,
+    address: SocketAddr,
+    places: Arc<Semaphore>,
+    on_stream: OnStream,
+) {
+    let stranger = Who::Stranger(address.ip());
+    if let Err(error) = prepare(&stream) {
+        return shared.complain(stranger, Some(address), &error.into());
+    }
     let expected = |id: ReplicaId| id != shared.replica && shared.addresses.contains_key(&id);
-    let (peer, purpose) = handshake::accept(&mut stream, &shared.myself(), expected).await?;
+    let (peer, purpose) = match handshake::accept(&mut stream, &shared.myself(), expected).await {
+        Ok(known) => known,
+        Err(error) => return shared.complain(stranger, Some(address), &error),
+    };
+    let who = Who::Replica(peer.replica);
+    let Ok(place) = places.try_acquire_owned() else {
+        return shared.complain(who, Some(address), &HandshakeError::Crowded);
+    };
+    tokio::spawn(async move {
+        if let Err(error) = converse(&shared, stream, peer, purpose, &on_stream).await {
+            shared.complain(who, Some(address), &error);
+        }
+        drop(place);
+    });
+}
+
+/// Takes what a replica says, or serves it blobs, until its connection ends.
+async fn converse(
+    shared: &Shared,
+    stream: TcpStream,
+    peer: Peer,
+    purpose: Purpose,
+    on_stream: &OnStream,
+) -> Result<(), HandshakeError> {
     shared.https.lock().expect("no panic while held").insert(peer.replica, peer.http);
     match purpose {
         Purpose::Http => {
@@ -455,6 +503,23 @@ mod tests {
         runtime.block_on(async {
             assert_eq!(says_until_heard(&first, &mut second).await, ReplicaId(1));
         });
+    }
+
+    #[test]
+    fn a_crowd_that_says_nothing_keeps_no_replica_out() {
+        let (one, two, peers) = listeners();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let mut first = side(1, one, &peers, runtime.handle());
+        let connect = || std::net::TcpStream::connect(&peers[&ReplicaId(1)]).unwrap();
+        let crowd: Vec<_> = (0..2 * ACCEPTED_MAX).map(|_| connect()).collect();
+        let second = side(2, two, &peers, runtime.handle());
+        runtime.block_on(async {
+            assert_eq!(says_until_heard(&second, &mut first).await, ReplicaId(2));
+        });
+        // It was not the end of their patience that made a place: who came last is still there.
+        let youngest = crowd.last().unwrap();
+        youngest.set_nonblocking(true).unwrap();
+        assert_eq!(youngest.peek(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     }
 
     #[tokio::test]
