@@ -34,6 +34,29 @@ thread_local! {
     static DISK_FULL: Cell<bool> = const { Cell::new(false) };
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How many more writes succeed on this thread; all of them where it is `None`.
+    static WRITES_LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Lets every write of this thread fail after so many more. A replica that stops there, and starts again when writes
+/// succeed, finds on its disk what a process that was killed at that moment would have left.
+#[cfg(test)]
+pub(crate) fn fail_writes_after(writes: Option<u64>) {
+    WRITES_LEFT.set(writes);
+}
+
+/// Whether a write may go through to the disk.
+fn may_write() -> bool {
+    #[cfg(test)]
+    if let Some(left) = WRITES_LEFT.get() {
+        WRITES_LEFT.set(Some(left.saturating_sub(1)));
+        return left > 0;
+    }
+    true
+}
+
 /// While it lives, SQLite sees the time of an entry on this thread.
 #[derive(Debug)]
 pub struct EntryClock {
@@ -191,11 +214,17 @@ fn note(code: c_int) -> c_int {
 }
 
 unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, from: *const c_void, length: c_int, offset: i64) -> c_int {
+    if !may_write() {
+        return ffi::SQLITE_IOERR_WRITE;
+    }
     // Safety: SQLite's own arguments for a file that `open` has opened.
     unsafe { original(file).xWrite.map_or(ffi::SQLITE_IOERR_WRITE, |write| note(write(file, from, length, offset))) }
 }
 
 unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int {
+    if !may_write() {
+        return ffi::SQLITE_IOERR_TRUNCATE;
+    }
     // Safety: SQLite's own arguments for a file that `open` has opened.
     unsafe { original(file).xTruncate.map_or(ffi::SQLITE_IOERR_TRUNCATE, |truncate| note(truncate(file, size))) }
 }

@@ -105,25 +105,14 @@ pub(crate) struct Database {
     admitted: Admitted,
     /// Whether the operation under way ran a statement that may have changed the schema.
     pub touched_schema: bool,
-    /// How long its virtual tables hold effects back; `None` until asked.
-    delay: Option<Delay>,
+    /// Whether it has virtual tables; `None` until asked.
+    has_virtual: Option<bool>,
     /// How many tables, indexes, views and triggers are d3b's own.
     pub hidden: i64,
     /// What `sqlite3_total_changes64` was when the operation began.
     total_changes_base: Arc<AtomicI64>,
     /// No key expires before this log time, in milliseconds; `None` until looked up.
     pub keys_expire_at: Option<u64>,
-}
-
-/// How long the virtual tables of a database hold back effects of an operation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Delay {
-    /// There are none.
-    None,
-    /// Until the next savepoint.
-    Savepoint,
-    /// Until the transaction is committed: FTS3 and FTS4 merge their segments only then.
-    Commit,
 }
 
 /// Where the file of a database is.
@@ -169,7 +158,7 @@ impl Database {
             in_transaction: false,
             admitted: Admitted::default(),
             touched_schema: false,
-            delay: None,
+            has_virtual: None,
             hidden: 0,
             total_changes_base,
             keys_expire_at: None,
@@ -247,23 +236,7 @@ impl Database {
             ffi::sqlite3_total_changes64(handle)
         };
         self.total_changes_base.store(total, Ordering::Relaxed);
-        if self.delay()? != Delay::None {
-            self.reset_step_counters();
-        }
         Ok(())
-    }
-
-    /// Virtual tables keep statements of their own prepared, as long as the process lives. The step limit is looked at
-    /// whenever such a statement has taken so many steps since it was prepared, instead of since the operation began.
-    fn reset_step_counters(&self) {
-        // Safety: the handle is that of a live connection, and so are the statements that it lists.
-        unsafe {
-            let mut statement = ffi::sqlite3_next_stmt(self.connection.handle(), std::ptr::null_mut());
-            while !statement.is_null() {
-                ffi::sqlite3_stmt_status(statement, ffi::SQLITE_STMTSTATUS_VM_STEP, 1);
-                statement = ffi::sqlite3_next_stmt(self.connection.handle(), statement);
-            }
-        }
     }
 
     /// Whether deferred foreign keys are violated now.
@@ -287,7 +260,7 @@ impl Database {
     /// errors and columns would depend on when they were prepared, which differs between replicas.
     pub fn schema_changed(&mut self) {
         self.admitted.clear();
-        self.delay = None;
+        self.has_virtual = None;
         self.connection.flush_prepared_statement_cache();
     }
 
@@ -305,31 +278,41 @@ impl Database {
     /// Makes virtual tables write what they hold back. They would do so at the next savepoint or at COMMIT, that is
     /// at a place which depends on how the log was cut into batches.
     pub fn flush_virtual_tables(&mut self) -> rusqlite::Result<()> {
-        if self.delay()? != Delay::None {
+        if self.has_virtual_tables()? {
             self.run_own("/*d3b*/SAVEPOINT d3b_flush")?;
             self.run_own("/*d3b*/RELEASE d3b_flush")?;
         }
         Ok(())
     }
 
-    /// Whether the transaction must be committed after each operation, because virtual tables do things at that moment.
-    pub fn commits_alone(&mut self) -> rusqlite::Result<bool> {
-        Ok(self.delay()? == Delay::Commit)
+    /// After an operation that used a virtual table: commits, and forgets what the table's module has in memory.
+    /// Answers whether there was anything to do.
+    ///
+    /// Modules keep more than they write. FTS5 remembers its settings, and what was last bound to its statements, and
+    /// both come out in rows that it writes later; its statements count steps from when they were prepared. FTS3 and
+    /// FTS4 merge their segments at COMMIT. So every use of one begins as the first one of a process would, and its
+    /// transaction ends with its operation.
+    pub fn end_virtual_use(&mut self) -> rusqlite::Result<bool> {
+        if !self.guard.take_used_virtual() {
+            return Ok(false);
+        }
+        // Modules live as long as a transaction that they have taken part in.
+        self.commit()?;
+        self.reload_schema()?;
+        Ok(true)
     }
 
-    fn delay(&mut self) -> rusqlite::Result<Delay> {
-        if let Some(delay) = self.delay {
-            return Ok(delay);
+    /// Whether the database has virtual tables. The authorizer learns which, and must know before a text is prepared.
+    pub fn has_virtual_tables(&mut self) -> rusqlite::Result<bool> {
+        if let Some(known) = self.has_virtual {
+            return Ok(known);
         }
-        let sql = "/*d3b*/SELECT max(EXISTS(SELECT 1 FROM sqlite_schema AS s WHERE s.name = v.name || '_segdir')) \
-                   FROM sqlite_schema AS v WHERE type = 'table' AND rootpage = 0";
-        let delay = match self.own(sql)?.query_row([], |row| row.get(0))? {
-            None => Delay::None,
-            Some(false) => Delay::Savepoint,
-            Some(true) => Delay::Commit,
-        };
-        self.delay = Some(delay);
-        Ok(delay)
+        let sql = "/*d3b*/SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage = 0";
+        let names: Vec<String> = self.own(sql)?.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        let known = !names.is_empty();
+        self.guard.set_virtual_tables(names.into_iter());
+        self.has_virtual = Some(known);
+        Ok(known)
     }
 
     /// The whole schema but d3b's own tables, for the fingerprint.

@@ -446,11 +446,10 @@ impl Engine {
         Ok(concluded)
     }
 
-    /// Commits the transaction of a database whose virtual tables would else tell how many operations shared it.
+    /// Ends the transaction of a database whose virtual tables would else tell how many operations shared it.
     fn commit_alone(&mut self, run: &mut Run<'_>, id: DatabaseId) -> Result<(), Trouble> {
         let database = self.existing(id)?;
-        if database.commits_alone()? {
-            database.commit()?;
+        if database.end_virtual_use()? {
             self.databases.set_dirty(id);
             run.open.remove(&id);
         }

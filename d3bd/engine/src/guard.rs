@@ -4,6 +4,7 @@
 //! other files, connection settings, the versions of libraries, physical pages. What is allowed is listed; everything
 //! else is refused with a reason. Read-only connections refuse writes on top of that.
 
+use std::collections::HashSet;
 use std::ffi::CStr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -90,6 +91,10 @@ struct Shared {
     denial: Mutex<Option<Denial>>,
     /// What was prepared to be created since the last look.
     created: Mutex<Vec<Created>>,
+    /// The names of the virtual tables of the database, in lower case.
+    virtual_tables: Mutex<HashSet<String>>,
+    /// Whether a text was prepared that uses one of them since the last look.
+    used_virtual: AtomicBool,
 }
 
 /// The guard of one connection.
@@ -159,6 +164,16 @@ impl Guard {
         std::mem::take(&mut *lock(&self.shared.created))
     }
 
+    /// Says which tables of the database are virtual ones.
+    pub(crate) fn set_virtual_tables(&self, names: impl Iterator<Item = String>) {
+        *lock(&self.shared.virtual_tables) = names.map(|name| name.to_ascii_lowercase()).collect();
+    }
+
+    /// Whether a text was prepared that uses a virtual table since this was last asked, itself or by a view or trigger.
+    pub(crate) fn take_used_virtual(&self) -> bool {
+        self.shared.used_virtual.swap(false, Ordering::Relaxed)
+    }
+
     /// Tells the authorizer about the text that is prepared next, which it does not see itself.
     pub(crate) fn announce(&self, sql: &str) {
         let word = text::first_word(sql);
@@ -205,6 +220,7 @@ impl Shared {
         if mode == Mode::Internal {
             return Authorization::Allow;
         }
+        self.note_virtual(&context.action);
         let temporary = context.database_name == Some("temp") && !is_harmless_in_temp(&context.action);
         let ruling = if temporary { temporary_ruling() } else { self.rule(mode, context.action) };
         match ruling {
@@ -215,6 +231,26 @@ impl Shared {
                 lock(&self.denial).get_or_insert(denial);
                 Authorization::Deny
             }
+        }
+    }
+
+    /// Notes whether a virtual table is used.
+    fn note_virtual(&self, action: &AuthAction<'_>) {
+        use AuthAction as A;
+        let used = match action {
+            A::CreateVtable { .. } | A::DropVtable { .. } => true,
+            A::Read { table_name, .. }
+            | A::Insert { table_name }
+            | A::Update { table_name, .. }
+            | A::Delete { table_name }
+            | A::AlterTable { table_name, .. } => {
+                let names = lock(&self.virtual_tables);
+                !names.is_empty() && names.contains(&table_name.to_ascii_lowercase())
+            }
+            _ => false,
+        };
+        if used {
+            self.used_virtual.store(true, Ordering::Relaxed);
         }
     }
 

@@ -158,8 +158,18 @@ pub(crate) fn recall(
     Ok(match look_up(database, keyed, time_ms)? {
         // A row from later than the entry is that of another use of the key.
         Verdict::Repeat { slot, outcome } if slot <= at => Some((slot, outcome)),
-        Verdict::Refused(rejection) if rejection.code == Code::KeyExpired => Some((at, Err(rejection))),
+        // Its row may have been there then, and has been removed since by an entry after it.
+        Verdict::Refused(rejection) if rejection.code == Code::KeyExpired && !may_have_been_kept(keyed, time_ms) => {
+            Some((at, Err(rejection)))
+        }
         Verdict::Repeat { .. } | Verdict::Refused(_) | Verdict::Fresh => None,
+    })
+}
+
+/// Whether a key out of its time could have had a row at that log time, from an execution within its time.
+fn may_have_been_kept(keyed: &KeyedOperation, time_ms: u64) -> bool {
+    keyed.key.uuid_v7_time_ms().is_some_and(|key_ms| {
+        key_ms <= time_ms && time_ms <= key_ms.saturating_add(KEY_AGE_MAX_MS).saturating_add(KEPT_MS)
     })
 }
 

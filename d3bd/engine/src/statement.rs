@@ -102,6 +102,7 @@ pub(crate) fn run(
 ) -> Result<StatementResult, Refusal> {
     let kind = Kind::of(&statement.sql);
     let mut version = None;
+    database.has_virtual_tables()?;
     if kind == Kind::Other {
         database.touched_schema = true;
         version = Some(database.schema_version()?);

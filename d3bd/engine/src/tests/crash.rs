@@ -30,7 +30,7 @@ fn eventful(lab: &mut Lab) {
     }
 }
 
-/// The rows of every live database, and of the catalogue, with d3b's own tables but for the mark.
+/// The rows of every live database, and of the catalogue, with d3b's own tables but for the mark; and the schemas.
 pub(super) fn content(lab: &Lab) -> Vec<String> {
     let mut all = Vec::new();
     for file in lab.file_names() {
@@ -43,17 +43,34 @@ pub(super) fn content(lab: &Lab) -> Vec<String> {
             .map(Result::unwrap)
             .collect();
         tables.retain(|table| table != "_d3b_mark" && table != "_d3b_history");
+        tables.push("sqlite_schema".to_owned());
         for table in tables {
-            let mut statement = connection.prepare(&format!("SELECT * FROM {table} ORDER BY 1")).unwrap();
-            let width = statement.column_count();
-            let mut rows = statement.query([]).unwrap();
-            while let Some(row) = rows.next().unwrap() {
-                let values: Vec<rusqlite::types::Value> = (0..width).map(|column| row.get(column).unwrap()).collect();
-                all.push(format!("{file} {table} {values:?}"));
-            }
+            all.extend(rows_of(&connection, &table).into_iter().map(|row| format!("{file} {table} {row}")));
         }
     }
     all
+}
+
+/// The rows of a table with their rowids, sorted. Of the schema only what does not depend on pages. A virtual table
+/// that cannot be read, because what it needs is gone, says so.
+pub(super) fn rows_of(connection: &rusqlite::Connection, table: &str) -> Vec<String> {
+    let columns = if table == "sqlite_schema" { "rowid, type, name, tbl_name, sql" } else { "rowid, *" };
+    // Not every table has a rowid.
+    let rows = read_rows(connection, table, columns).or_else(|_| read_rows(connection, table, "*"));
+    rows.unwrap_or_else(|error| vec![error.to_string()])
+}
+
+fn read_rows(connection: &rusqlite::Connection, table: &str, columns: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(&format!("SELECT {columns} FROM \"{}\"", table.replace('"', "\"\"")))?;
+    let width = statement.column_count();
+    let mut rows = statement.query([])?;
+    let mut all = Vec::new();
+    while let Some(row) = rows.next()? {
+        let values: Vec<_> = (0..width).map(|column| row.get_ref(column).unwrap()).collect();
+        all.push(format!("{values:?}"));
+    }
+    all.sort();
+    Ok(all)
 }
 
 /// The lab whose state all others must come to.

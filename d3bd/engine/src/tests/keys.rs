@@ -142,3 +142,20 @@ fn a_database_that_does_not_exist_answers_the_same_again() {
     lab.one(create("nowhere"));
     results(&lab.one_keyed("k", sql("nowhere", &["SELECT 1"])));
 }
+
+#[test]
+fn what_was_a_repeat_is_never_told_as_expired() {
+    let mut lab = shop();
+    lab.engine().checkpoint().unwrap();
+    let key = uuid(lab.clock_ms, 1);
+    results(&lab.one_keyed(&key, sql("shop", INSERT)));
+    lab.clock_ms += KEY_AGE_MAX_MS + KEY_AHEAD_MAX_MS / 2;
+    let again = lab.one_keyed(&key, sql("shop", INSERT));
+    assert_ne!(again.executed_at, again.slot);
+    lab.clock_ms += KEY_AHEAD_MAX_MS;
+    // This one removes the key, and stays when the process dies.
+    lab.one(sql("shop", &["SELECT 1"]));
+    lab.restart();
+    let found = lab.catch_up(10).into_iter().find(|applied| applied.slot == again.slot).unwrap();
+    assert_eq!(found.outcome, None, "whether it was executed before is not known any more");
+}

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod crash;
+mod damaged;
 mod generated;
 mod hostile;
 mod keys;
@@ -19,7 +20,9 @@ use d3b::{
 };
 use tempfile::TempDir;
 
-use crate::{Applied, Blobs, Command, EXECUTION, Engine, Fingerprint, LogEntry, Options, Origin, Progress, command};
+use crate::{
+    Applied, Blobs, Command, EXECUTION, Engine, Fatal, Fingerprint, LogEntry, Options, Origin, Progress, command,
+};
 
 /// Log time of slot 0 in these tests, in milliseconds since 1970.
 pub(crate) const START_MS: u64 = 1_700_000_000_000;
@@ -61,6 +64,7 @@ pub(crate) struct Lab {
     pub log: Vec<Entry>,
     pub files: Files,
     pub clock_ms: u64,
+    options: Options,
     keys: u64,
 }
 
@@ -72,7 +76,8 @@ impl Lab {
     pub fn with_options(options: Options) -> Lab {
         let directory = TempDir::new().unwrap();
         let engine = Engine::open(&directory.path().join("databases"), options).unwrap();
-        Lab { directory, engine: Some(engine), log: Vec::new(), files: Files::default(), clock_ms: START_MS, keys: 0 }
+        let (log, files) = (Vec::new(), Files::default());
+        Lab { directory, engine: Some(engine), log, files, clock_ms: START_MS, options, keys: 0 }
     }
 
     /// A lab with one empty database of that name.
@@ -125,10 +130,15 @@ impl Lab {
 
     /// Applies one batch.
     pub fn pull(&mut self, batch: usize) -> Progress {
+        self.try_pull(batch).unwrap()
+    }
+
+    /// Applies one batch, which may stop the replica.
+    pub fn try_pull(&mut self, batch: usize) -> Result<Progress, Fatal> {
         let engine = self.engine.as_mut().expect("the engine is running");
         let from = usize::try_from(engine.applied().0).unwrap();
         let entries: Vec<LogEntry<'_>> = self.log[from..].iter().take(batch).map(Entry::borrow).collect();
-        engine.apply(&entries, &self.files).unwrap()
+        engine.apply(&entries, &self.files)
     }
 
     /// Appends one operation and applies it alone.
@@ -145,7 +155,7 @@ impl Lab {
     /// Stops without a checkpoint and starts again.
     pub fn restart(&mut self) {
         self.engine = None;
-        self.engine = Some(Engine::open(&self.databases(), Options::default()).unwrap());
+        self.engine = Some(Engine::open(&self.databases(), self.options).unwrap());
     }
 
     /// Starts anew from a copy of the directory, as a crash would leave it.
@@ -153,7 +163,7 @@ impl Lab {
         self.engine = None;
         fs::remove_dir_all(self.databases()).unwrap();
         copy_directory(copy, &self.databases());
-        self.engine = Some(Engine::open(&self.databases(), Options::default()).unwrap());
+        self.engine = Some(Engine::open(&self.databases(), self.options).unwrap());
     }
 
     /// Another engine that has applied the same log.

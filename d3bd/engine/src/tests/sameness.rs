@@ -147,3 +147,42 @@ fn what_full_text_search_holds_back_is_in_the_chain_of_its_operation() {
     });
     assert_ne!(chains[0], chains[1]);
 }
+
+/// What the module of a virtual table has in memory must not come out in what it writes later.
+#[test]
+fn what_full_text_search_remembers_does_not_show() {
+    let mut lab = Lab::with_database("shop");
+    lab.append(sql("shop", &["CREATE VIRTUAL TABLE f USING fts5(x)", "INSERT INTO f VALUES('one'), ('two')"]));
+    lab.append(sql("shop", &["INSERT INTO f(f, rank) VALUES('crisismerge', 3)"]));
+    // The first thing that is done here writes the number of the settings, which a new process has not read yet.
+    lab.append(sql("shop", &["INSERT INTO f(f) VALUES('rebuild')"]));
+    lab.append(sql("shop", &["SELECT id, hex(block) FROM f_data"]));
+    check_same(&mut lab);
+}
+
+#[test]
+fn what_was_bound_to_statements_of_full_text_search_does_not_show() {
+    let mut lab = Lab::with_database("shop");
+    lab.append(sql("shop", &["CREATE VIRTUAL TABLE f USING fts5(x, content='', contentless_delete=1)"]));
+    lab.append(sql("shop", &["INSERT INTO f(rowid, x) VALUES(21, 'one')", "SELECT * FROM nowhere"]));
+    // A row without a rowid is first written with what the statement held from the row before it.
+    lab.append(sql("shop", &["INSERT INTO f(x) VALUES('two')"]));
+    lab.append(sql("shop", &["INSERT INTO f(x) VALUES('three')"]));
+    check_same(&mut lab);
+}
+
+#[test]
+fn full_text_search_behind_views_and_triggers_is_seen() {
+    let mut lab = Lab::with_database("shop");
+    lab.append(sql(
+        "shop",
+        &["CREATE TABLE t(x)", "CREATE VIRTUAL TABLE f USING fts5(x, content='', contentless_delete=1)"],
+    ));
+    lab.append(sql("shop", &["CREATE TRIGGER g AFTER INSERT ON t BEGIN INSERT INTO F(x) VALUES(new.x); END"]));
+    lab.append(sql("shop", &["CREATE VIEW v AS SELECT rowid AS id FROM f"]));
+    for round in 0..4 {
+        lab.append(sql("shop", &[&format!("INSERT INTO t VALUES('one {round}')"), "SELECT count(*) FROM v"]));
+        lab.append(sql("shop", &["INSERT INTO t VALUES('two')", "SELECT * FROM nowhere"]));
+    }
+    check_same(&mut lab);
+}
