@@ -325,3 +325,16 @@ fn every_path_in_the_architecture_exists() {
     let missing = paths.filter(|path| !root().join(path).exists());
     check(missing.map(|path| format!("ARCHITECTURE.md names {path}, which does not exist")).collect());
 }
+
+#[test]
+fn every_test_that_the_page_of_faults_names_exists() {
+    let page = std::fs::read_to_string(root().join("docs/faults.md")).expect("the page");
+    let named: Vec<(&str, &str)> =
+        page.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::")).collect();
+    assert!(named.len() > 50, "the page names tests as FILE::NAME");
+    let missing = named.into_iter().filter(|(file, name)| {
+        let text = std::fs::read_to_string(root().join(file)).unwrap_or_default();
+        !text.contains(&format!("fn {name}("))
+    });
+    check(missing.map(|(file, name)| format!("docs/faults.md names {file}::{name}, which does not exist")).collect());
+}
