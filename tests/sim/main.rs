@@ -29,15 +29,26 @@ struct Arguments {
     /// The state machine
     #[arg(long, value_enum, default_value_t = Machine::Both)]
     machine: Machine,
-    /// Simulate half a minute a seed instead of a second or two
-    #[arg(long)]
-    long: bool,
+    /// How much is simulated for each seed
+    #[arg(long, value_enum, default_value_t = Size::Short)]
+    scale: Size,
     /// Tell the story of the seed in readable lines
     #[arg(long, requires = "seed")]
     trace: bool,
     /// How many threads run seeds
     #[arg(long, default_value_t = 1)]
     threads: usize,
+}
+
+/// How large a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Size {
+    /// A second or two of trouble
+    Short,
+    /// Up to a minute of it
+    Long,
+    /// The same, mostly about files and hanging disks
+    Files,
 }
 
 /// What applies the entries.
@@ -79,7 +90,11 @@ fn main() -> ExitCode {
 }
 
 fn options(arguments: &Arguments, seed: u64) -> Options {
-    let scale = if arguments.long { Scale::Long } else { Scale::Short };
+    let scale = match arguments.scale {
+        Size::Short => Scale::Short,
+        Size::Long => Scale::Long,
+        Size::Files => Scale::Files,
+    };
     Options { engine: arguments.machine.of(seed), scale, tell: arguments.trace }
 }
 
@@ -169,9 +184,13 @@ fn explore(arguments: &Arguments) -> ExitCode {
 
 /// How to see a seed again.
 fn replay_command(arguments: &Arguments, seed: u64) -> String {
-    let long = if arguments.long { " --long" } else { "" };
+    let scale = match arguments.scale {
+        Size::Short => "short",
+        Size::Long => "long",
+        Size::Files => "files",
+    };
     let machine = arguments.machine.name();
-    format!("cargo run --release -p d3b-tests --bin sim -- --machine {machine}{long} --seed {seed} --trace")
+    format!("cargo run --release -p d3b-tests --bin sim -- --machine {machine} --scale {scale} --seed {seed} --trace")
 }
 
 fn tell(totals: &Totals, elapsed: Duration, threads: usize) {
