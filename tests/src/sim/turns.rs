@@ -231,7 +231,7 @@ impl<M: Machine> World<'_, M> {
                 demand!(self.node(id).applied() >= slot, "{id} answers from slot {slot} before it has applied it");
                 let observed = observe(&request, &outcome);
                 if outcome.is_ok() {
-                    self.check_media(id, &request)?;
+                    self.check_media(id, slot, &request)?;
                 }
                 self.over(index, request, observed)
             }
@@ -245,15 +245,19 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// A majority has the bytes of a file that was just acknowledged, unless it is overwritten already.
-    fn check_media(&mut self, id: ReplicaId, request: &Request) -> Result<(), Violation> {
+    fn check_media(&mut self, id: ReplicaId, slot: Slot, request: &Request) -> Result<(), Violation> {
         let (Register::File(_), Action::Write(value)) = (request.register, request.action) else { return Ok(()) };
         let digest = workload::blob(value).digest;
-        let process = self.node(id).process.as_ref().expect("a process that has just answered");
-        if process.machine.look(request.register).map_err(Violation)? != super::machine::file_value(&digest) {
+        let has_another = |node: &super::node::Node<M>| {
+            let value = node.process.as_ref().map(|process| process.machine.look(request.register));
+            node.applied() >= slot && value.is_some_and(|value| value != Ok(super::machine::file_value(&digest)))
+        };
+        if has_another(&self.nodes[&id]) {
             return Ok(());
         }
-        let holds = |node: &&super::node::Node<M>| node.wiped || node.disk.blobs.holds(&digest);
-        let holders = self.nodes.values().filter(holds).count();
+        // Whoever is ahead may have seen it overwritten, and dropped.
+        let holds = |node: &super::node::Node<M>| node.wiped || node.disk.blobs.holds(&digest) || has_another(node);
+        let holders = self.nodes.values().filter(|node| holds(node)).count();
         demand!(holders > self.nodes.len() / 2, "a file was acknowledged that only {holders} replicas hold");
         Ok(())
     }
