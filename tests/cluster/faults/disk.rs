@@ -82,7 +82,7 @@ fn a_full_disk_stops_nobody_else_and_its_replica_comes_back() {
             }
             std::fs::remove_file(filling).expect("a file of ours");
             // One that lives may still stop itself over what it met while the disk was full.
-            revive(&mut cluster, victim);
+            cluster.revive(victim);
         }
         recorder.wait_for_more(50);
         recorder.finish().verify(&cluster);
@@ -228,29 +228,10 @@ fn errors_of_one_disk_keep_histories_linearizable() {
             faults_of(&faults, victim).wait_for_hit();
             recorder.wait_for_more(30);
             faults_of(&faults, victim).clear();
-            revive(&mut cluster, victim);
+            cluster.revive(victim);
         }
         recorder.wait_for_more(50);
         recorder.finish().verify(&cluster);
-    });
-}
-
-/// Starts a replica again if it has stopped itself, and waits until it is ready.
-#[track_caller]
-fn revive(cluster: &mut Cluster, id: u32) {
-    wait_until(&format!("replica {id} is ready again"), PATIENCE, || {
-        let replica = cluster.replica_mut(id);
-        if replica.is_running()
-            && let Some(status) = replica.has_ended()
-        {
-            println!("replica {id} has stopped itself: {status}");
-            assert!(status.code().is_some() && !replica.said().contains("panicked"), "it stops in order: {status}");
-        }
-        if !replica.is_running() {
-            replica.start();
-        }
-        let ready = cluster.http.try_send("GET", &cluster.replica(id).url("/readyz"), &[], ureq::SendBody::none());
-        ready.is_ok_and(|answer| answer.status == 200)
     });
 }
 
@@ -269,7 +250,7 @@ fn a_replica_out_of_file_descriptors_keeps_histories_linearizable() {
             if cluster.replica_mut(victim).has_ended().is_none() {
                 cluster.replica(victim).process().limit_files(u64::MAX);
             }
-            revive(&mut cluster, victim);
+            cluster.revive(victim);
         }
         recorder.wait_for_more(50);
         recorder.finish().verify(&cluster);
