@@ -155,6 +155,7 @@ pub fn run(settings: &Settings) -> Result<(), RunError> {
     let opened = open_log(settings, &events, &stop)?;
     let directory = settings.data_dir.join("databases");
     let engine = Engine::open(&directory, d3b_engine::Options::default())?;
+    check_end(&opened, engine.newest_slot()?)?;
     let blobs = BlobStore::open(&settings.data_dir.join("blobs")).map_err(RunError::Blobs)?;
     // The directories of databases and blobs were made in it.
     sync_directory(&settings.data_dir)
@@ -198,6 +199,18 @@ fn open_log(settings: &Settings, events: &SyncSender<Event>, stop: &Arc<Stop>) -
         Err(error) => stop.fatal(format!("the log cannot be written: {error}")),
     });
     Ok(log::open(&settings.data_dir, settings.id, DiskId(random()?), on_durable)?)
+}
+
+/// A log whose end cannot be read looks like one that ends earlier, and a replica that voted with it would have forgotten
+/// what it accepted. Databases apply only what is durable in the log: one that is ahead tells.
+fn check_end(opened: &log::Opened, newest: Slot) -> Result<(), LogError> {
+    if newest <= opened.last || newest.next() <= opened.base {
+        return Ok(());
+    }
+    Err(LogError::Damaged {
+        place: format!("after slot {}", opened.last),
+        problem: format!("slot {newest} was applied, so that acknowledged entries are lost"),
+    })
 }
 
 fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, RunError> {

@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -219,6 +219,31 @@ impl Cluster {
         for replica in self.replicas.values_mut().filter(|replica| replica.process.is_some()) {
             replica.wait_ready();
         }
+    }
+
+    /// Starts a replica again if it does not run, or has stopped itself, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it stops in another way than in order.
+    #[track_caller]
+    pub fn revive(&mut self, id: u32) {
+        let http = self.http.clone();
+        let replica = self.replica_mut(id);
+        wait_until(&format!("replica {id} is ready again"), PATIENCE, || {
+            if replica.is_running()
+                && let Some(status) = replica.has_ended()
+            {
+                println!("replica {id} has stopped itself: {status}");
+                // It may have been killed, by what the test planted; it must not have crashed.
+                let in_order = status.signal().is_none_or(|signal| signal == libc::SIGKILL);
+                assert!(in_order && !replica.said().contains("panicked"), "it stops in order: {status}");
+            }
+            if !replica.is_running() {
+                replica.start();
+            }
+            let ready = http.try_send("GET", &replica.url("/readyz"), &[], ureq::SendBody::none());
+            ready.is_ok_and(|answer| answer.status == 200)
+        });
     }
 
     /// Waits until the running replicas agree on a leader that runs, and tells it.

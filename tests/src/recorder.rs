@@ -132,6 +132,15 @@ impl Recorder {
         });
     }
 
+    /// The same for a group that may not be able to go on: waits no longer than so long.
+    pub fn wait_for_more_if_possible(&self, count: u64, limit: Duration) {
+        let goal = self.shared.answered.load(Ordering::Acquire) + count;
+        let deadline = Instant::now() + limit;
+        wait_until("they go on, or the time is over", limit + PATIENCE, || {
+            self.shared.answered.load(Ordering::Acquire) >= goal || Instant::now() >= deadline
+        });
+    }
+
     /// Lets the clients end, after what they have under way is answered, and collects what they know.
     ///
     /// # Panics

@@ -5,10 +5,40 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use d3b::{Code, DatabaseId, Rejection};
+use d3b::{Code, DatabaseId, Digest, Rejection, Slot};
 use rusqlite::ErrorCode;
 
 use crate::database::{self, Database, OpenError};
+
+/// How many databases are asked how far they have come; of the others a dead process may have left any number.
+const ASKED_MAX: usize = 64;
+
+/// The last slot that any database knows of, among those that were written last. A file that cannot be read is not asked:
+/// that shows when it is used.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub(crate) fn newest_slot(directory: &Path) -> io::Result<Slot> {
+    let mut written = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let id = name.strip_suffix(".sqlite3-wal").and_then(|id| id.parse::<Digest>().ok()).map(DatabaseId);
+        // What is not in a write-ahead log any more was synced, and is below the mark.
+        if let Some(id) = id
+            && let Ok(metadata) = entry.metadata()
+            && metadata.len() > 0
+        {
+            written.push((metadata.modified()?, id));
+        }
+    }
+    written.sort_unstable_by(|one, other| other.cmp(one));
+    let slots = written.iter().take(ASKED_MAX).filter_map(|(_, id)| {
+        let database = Database::open(&database::path(directory, *id), *id).ok()?;
+        Some(database.state.slot)
+    });
+    Ok(slots.max().unwrap_or(Slot::ZERO))
+}
 
 /// Why a database cannot be worked with.
 #[derive(Debug)]

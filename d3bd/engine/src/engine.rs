@@ -118,6 +118,18 @@ impl Engine {
         self.durable
     }
 
+    /// The last slot that a database is known to have applied, perhaps by an earlier process: a log that ends before it
+    /// has lost something.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn newest_slot(&self) -> Result<Slot, Fatal> {
+        let directory = self.databases.directory();
+        let io = |source| Fatal::Io { slot: self.applied, path: directory.to_owned(), source };
+        let newest = databases::newest_slot(directory).map_err(io)?;
+        Ok(newest.max(self.catalogue.state.slot).max(self.applied))
+    }
+
     /// The last slot that was applied.
     #[must_use]
     pub fn applied(&self) -> Slot {

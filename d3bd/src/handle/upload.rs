@@ -35,7 +35,7 @@ impl BlobUpload {
     /// Takes the next bytes.
     ///
     /// # Errors
-    /// `too-large` past the bound that was given, `disk-full`, `internal`.
+    /// `too-large` past the bound that was given, `disk-full`, `not-ready` when this disk fails.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Problem> {
         self.piece.extend_from_slice(&bytes);
         if self.piece.len() >= UPLOAD_PIECE { self.flush().await } else { Ok(()) }
@@ -66,7 +66,7 @@ impl BlobUpload {
     /// long as anything refers to it.
     ///
     /// # Errors
-    /// `disk-full`, `internal`.
+    /// `disk-full`, `not-ready` when this disk fails.
     pub async fn finish(mut self) -> Result<BlobReference, Problem> {
         self.flush().await?;
         let writer = self.writer().await?;

@@ -82,7 +82,7 @@ fn a_full_disk_stops_nobody_else_and_its_replica_comes_back() {
             }
             std::fs::remove_file(filling).expect("a file of ours");
             // One that lives may still stop itself over what it met while the disk was full.
-            revive(&mut cluster, victim);
+            cluster.revive(victim);
         }
         recorder.wait_for_more(50);
         recorder.finish().verify(&cluster);
@@ -228,29 +228,10 @@ fn errors_of_one_disk_keep_histories_linearizable() {
             faults_of(&faults, victim).wait_for_hit();
             recorder.wait_for_more(30);
             faults_of(&faults, victim).clear();
-            revive(&mut cluster, victim);
+            cluster.revive(victim);
         }
         recorder.wait_for_more(50);
         recorder.finish().verify(&cluster);
-    });
-}
-
-/// Starts a replica again if it has stopped itself, and waits until it is ready.
-#[track_caller]
-fn revive(cluster: &mut Cluster, id: u32) {
-    wait_until(&format!("replica {id} is ready again"), PATIENCE, || {
-        let replica = cluster.replica_mut(id);
-        if replica.is_running()
-            && let Some(status) = replica.has_ended()
-        {
-            println!("replica {id} has stopped itself: {status}");
-            assert!(status.code().is_some() && !replica.said().contains("panicked"), "it stops in order: {status}");
-        }
-        if !replica.is_running() {
-            replica.start();
-        }
-        let ready = cluster.http.try_send("GET", &cluster.replica(id).url("/readyz"), &[], ureq::SendBody::none());
-        ready.is_ok_and(|answer| answer.status == 200)
     });
 }
 
@@ -269,7 +250,7 @@ fn a_replica_out_of_file_descriptors_keeps_histories_linearizable() {
             if cluster.replica_mut(victim).has_ended().is_none() {
                 cluster.replica(victim).process().limit_files(u64::MAX);
             }
-            revive(&mut cluster, victim);
+            cluster.revive(victim);
         }
         recorder.wait_for_more(50);
         recorder.finish().verify(&cluster);
@@ -359,23 +340,40 @@ fn flipped_bits_in_the_files_of_a_log_are_found_or_do_no_harm() {
             cluster.replica_mut(victim).kill();
             let log = cluster.replica(victim).data_dir.join("log.sqlite3");
             let saved = save(&log);
-            let size = std::fs::metadata(&log).expect("the log").len();
+            // The database, and what was not moved into it yet.
+            let (file, bytes) = random.pick(&saved);
             for _ in 0..4 {
-                let (at, bit) = (random.below(size), random.below(8) as u8);
-                println!("replica {victim}: bit {bit} of byte {at} of its log's {size} is flipped");
-                flip(&log, at, bit);
+                let (at, bit) = (random.below(bytes.len() as u64), random.below(8) as u8);
+                println!("replica {victim}: bit {bit} of byte {at} of {} in {}", bytes.len(), file.display());
+                flip(file, at, bit);
             }
             cluster.replica_mut(victim).start();
+            let refused = wait_for("it refuses its log, or goes on with it", PATIENCE, || {
+                let replica = cluster.replica_mut(victim);
+                match replica.has_ended() {
+                    Some(status) => {
+                        assert!(status.code().is_some(), "replica {victim} stops in order: {status}");
+                        Some(true)
+                    }
+                    None => replica.leader().map(|_| false),
+                }
+            });
+            println!("replica {victim} {}", if refused { "refuses its log" } else { "goes on" });
             recorder.wait_for_more(50);
-            // With its own log again: what it may have written meanwhile would be lost with the damaged one.
-            if let Some(status) = cluster.replica_mut(victim).has_ended() {
-                println!("replica {victim} refuses its log: {status}");
+            if refused {
+                // With its own log again, for others are damaged next.
+                for beside in ["-wal", "-shm"] {
+                    let _ = std::fs::remove_file(format!("{}{beside}", log.display()));
+                }
                 saved.iter().for_each(|(path, bytes)| std::fs::write(path, bytes).expect("a file of the replica"));
                 cluster.replica_mut(victim).start();
+            } else if cluster.replica_mut(victim).has_ended().is_some() {
+                // It has met the damage only now, and stays away.
+                return;
             }
         }
-        wait_until("all are ready", PATIENCE, || {
-            cluster.ids().into_iter().all(|id| {
+        wait_until("all are ready, or have stopped", PATIENCE, || {
+            cluster.live().into_iter().all(|id| {
                 let ended = cluster.replica_mut(id).has_ended();
                 assert!(ended.is_none_or(|status| status.code().is_some()), "replica {id} stops in order: {ended:?}");
                 ended.is_some() || cluster.replica(id).leader().is_some()
@@ -385,10 +383,36 @@ fn flipped_bits_in_the_files_of_a_log_are_found_or_do_no_harm() {
     });
 }
 
+/// The end of a write-ahead log that cannot be read looks like one that was never written. What the databases have
+/// applied tells that it was: the replica must not vote as if it had accepted nothing there.
+#[test]
+fn a_log_that_has_lost_its_end_is_refused() {
+    let mut cluster = Cluster::start();
+    cluster.create("shop");
+    cluster.replica(1).sql("shop", "CREATE TABLE t(n)", json!([]));
+    for n in 0..20 {
+        cluster.replica(1).sql("shop", "INSERT INTO t VALUES(?)", json!([n]));
+    }
+    let victim = cluster.follower();
+    cluster.replica(victim).value("shop", "SELECT count(*) FROM t");
+    cluster.replica_mut(victim).kill();
+    let wal = cluster.replica(victim).data_dir.join("log.sqlite3-wal");
+    let size = std::fs::metadata(&wal).expect("what was not moved into the database").len();
+    flip(&wal, size / 2, 3);
+    cluster.replica_mut(victim).start();
+    let status = cluster.replica_mut(victim).wait_for_end();
+    assert!(status.code().is_some_and(|code| code != 0), "it refuses, in order: {status}");
+    assert!(cluster.replica(victim).said().contains("lost"), "{}", cluster.replica(victim).said());
+    let healthy = cluster.live()[0];
+    cluster.replica_mut(healthy).wait_ready();
+    assert_eq!(cluster.replica(healthy).value("shop", "SELECT count(*) FROM t"), 20);
+}
+
 /// A file of SQLite's and those beside it.
 fn save(database: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let beside = ["", "-wal"].map(|suffix| PathBuf::from(format!("{}{suffix}", database.display())));
-    beside.into_iter().filter_map(|path| Some((path.clone(), std::fs::read(&path).ok()?))).collect()
+    let read = beside.into_iter().filter_map(|path| Some((path.clone(), std::fs::read(&path).ok()?)));
+    read.filter(|(_, bytes)| !bytes.is_empty()).collect()
 }
 
 #[test]

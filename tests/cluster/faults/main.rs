@@ -8,6 +8,7 @@
 
 mod clock;
 mod disk;
+mod mixed;
 mod network;
 mod power;
 mod process;
