@@ -122,8 +122,9 @@ impl Leader {
     /// Whether most of what is under way waits for nothing but the own disk. The others would get on without this one,
     /// and hear from it that it leads, so that only it can see that another one should.
     fn is_held_up<S: Storage>(&self, core: &Core<S>) -> bool {
-        let chosen = usize::try_from(self.chosen.0 - core.acceptor.commit().0).unwrap_or(usize::MAX);
-        let bytes: usize = self.window.iter().take(chosen).sum();
+        // A leader may have heard of more that is chosen than a majority holds at its own ballot yet.
+        let chosen = self.chosen.0.saturating_sub(core.acceptor.commit().0);
+        let bytes: usize = self.window.iter().take(usize::try_from(chosen).unwrap_or(usize::MAX)).sum();
         bytes > core.settings.inflight_bytes_max / 2
     }
 

@@ -111,7 +111,7 @@ impl<M: Machine> World<'_, M> {
             }
             Fault::SlowDisk => {
                 self.node(victim).slowness = *self.random.pick(&[10, 100, 1_000]);
-                self.after(4 * duration, Happening::Mend { at: victim });
+                self.after(10 * duration, Happening::Mend { at: victim });
             }
             Fault::FailedSync => self.node(victim).fails_next_sync = true,
             Fault::FullDisk => {

@@ -215,7 +215,9 @@ impl Scenario {
         };
         match scale {
             Scale::Short | Scale::Long => scenario,
+            // A lone replica has nobody to hand over to when its disk hangs.
             Scale::Files => Scenario {
+                replicas: *random.pick(&[1, 1, 3, 3, 5]),
                 media_percent: 90,
                 reads_percent: 10,
                 sync_us: 20_000,

@@ -8,7 +8,7 @@ use d3b_paxos::message::Message;
 use d3b_paxos::types::{ProposalId, ReadId, Stamp};
 use d3b_paxos::{ConfirmedRead, Input, Proposal, Reply, Role};
 
-use crate::one::{One, accept, accepted, ballot};
+use crate::one::{One, accept, accepted, ballot, promise, record};
 use crate::world::CLOCK_MS;
 
 // Leading.
@@ -152,6 +152,21 @@ fn a_leader_that_is_not_the_slowest_does_not_hand_over() {
         one.propose(id, "forty bytes of a command, more or less");
     }
     assert!(!one.replica.status().transferring);
+}
+
+#[test]
+fn a_new_leader_may_know_more_than_its_ballot_has_chosen() {
+    // It has heard that slot 2 is chosen, and holds it durably before any other member holds it at its own ballot.
+    let mut one = One::new(3);
+    one.hear(2, accept(ballot(1, 2), 1, &["x"], 2, 1));
+    one.settle();
+    let own = one.campaign();
+    one.hear(3, promise(own, 1, 2, vec![record(2, ballot(1, 2), "y")]));
+    one.settle();
+    assert_eq!((one.role(), one.replica.status().commit), (Role::Leader, Slot(2)));
+    let replies: Vec<_> = (1..100).map(|id| one.propose(id, "forty bytes of a command, more or less")).collect();
+    assert_eq!(replies[98], Reply::Overloaded { id: ProposalId(99) });
+    assert!(!one.replica.status().transferring, "nothing waits for its own disk alone");
 }
 
 #[test]
