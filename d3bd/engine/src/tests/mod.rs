@@ -7,6 +7,7 @@ mod generated;
 mod hostile;
 mod keys;
 mod operations;
+mod planted;
 mod sameness;
 
 use std::collections::HashMap;
