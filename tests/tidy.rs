@@ -163,6 +163,33 @@ fn the_engine_knows_nothing_of_consensus_and_sockets() {
     check_never_says("d3bd/engine/src", &words, &[]);
 }
 
+/// Planted bugs are there for tests: no manifest may bring them into what ships, by a dependency or by default.
+#[test]
+fn planted_bugs_are_for_tests_only() {
+    let feature = toml::Value::from("planted-bugs");
+    let has = |list: Option<&toml::Value>| {
+        list.and_then(toml::Value::as_array).is_some_and(|list| {
+            list.iter().any(|it| *it == feature || it.as_str().is_some_and(|it| it.ends_with("/planted-bugs")))
+        })
+    };
+    let mut complaints = Vec::new();
+    for source in files("").iter().filter(|source| source.path.ends_with("Cargo.toml")) {
+        let manifest: toml::Table = source.text.parse().expect("a manifest is TOML");
+        let workspace = manifest.get("workspace").and_then(toml::Value::as_table);
+        let tables = [manifest.get("dependencies"), manifest.get("build-dependencies")].into_iter();
+        let tables = tables.chain([workspace.and_then(|workspace| workspace.get("dependencies"))]).flatten();
+        for (name, dependency) in tables.filter_map(toml::Value::as_table).flatten() {
+            if has(dependency.get("features")) {
+                complaints.push(format!("{}: {name} comes with planted bugs", source.path));
+            }
+        }
+        if has(manifest.get("features").and_then(|features| features.get("default"))) {
+            complaints.push(format!("{}: planted bugs by default", source.path));
+        }
+    }
+    check(complaints);
+}
+
 #[test]
 fn the_vocabulary_depends_on_no_part_of_the_house() {
     check_depends_on_none_of(

@@ -8,6 +8,7 @@
 use crate::database::Database;
 use crate::fingerprint::Fingerprint;
 use crate::guard::{self, Mode};
+use crate::planted::{self, Planted};
 use crate::requests::{self, Verdict};
 use crate::{catalogue, clock, media, random, statement};
 use d3b::{
@@ -195,8 +196,8 @@ pub(crate) fn atomically<T>(
     database.recorder.begin();
     database.guard.begin_operation();
     let result = {
-        let _clock = clock::enter(entry.time_ms);
-        let _random = random::enter(entry.seed);
+        let _clock = clock::enter(planted::time_ms(Planted::ReplicasClockInSql, entry.time_ms));
+        let _random = random::enter(planted::time_ms(Planted::ReplicasDiceInSql, entry.seed));
         work(database).and_then(|value| settle(database).map(|()| value))
     };
     let refusal = match result {

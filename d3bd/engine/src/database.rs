@@ -14,6 +14,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi, params};
 
 use crate::fingerprint::{Fingerprint, Recorder};
 use crate::guard::{self, Guard, Mode};
+use crate::planted::{self, Planted};
 use crate::statement::Admitted;
 
 /// The layout of d3b's own tables in a database file.
@@ -199,9 +200,23 @@ impl Database {
         if !self.in_transaction {
             return Ok(());
         }
+        let keys_late = planted::breaks(Planted::KeysOutsideTransaction);
+        if keys_late {
+            self.guard.set(Mode::Internal);
+            planted::set_keys_aside(&self.connection, self.committed.slot)?;
+        }
+        let slot_late = planted::breaks(Planted::AppliedSlotOutsideTransaction);
+        if slot_late {
+            self.run_own("/*d3b*/COMMIT")?;
+        }
         self.own("/*d3b*/UPDATE _d3b_state SET slot = ?, fingerprint = ?")?
             .execute(params![self.state.slot.0, self.state.fingerprint])?;
-        self.run_own("/*d3b*/COMMIT")?;
+        if !slot_late {
+            self.run_own("/*d3b*/COMMIT")?;
+        }
+        if keys_late {
+            planted::bring_keys_back(&self.connection)?;
+        }
         self.in_transaction = false;
         self.committed = self.state;
         Ok(())
@@ -228,6 +243,9 @@ impl Database {
 
     /// What SQL can ask about the connection is reset before each operation, or it would tell of other operations.
     pub fn reset_for_operation(&mut self) -> rusqlite::Result<()> {
+        if planted::breaks(Planted::ConnectionStateKept) {
+            return Ok(());
+        }
         self.run_own("/*d3b*/DELETE FROM _d3b_state WHERE 0")?;
         // Safety: the handle is that of a live connection, which only this thread uses.
         let total = unsafe {
@@ -248,7 +266,7 @@ impl Database {
             ffi::sqlite3_db_status(handle, ffi::SQLITE_DBSTATUS_DEFERRED_FKS, &mut current, &mut highest, 0)
         };
         debug_assert_eq!(code, ffi::SQLITE_OK, "the verb is one that SQLite knows");
-        current != 0
+        current != 0 && !planted::breaks(Planted::DeferredKeysUnchecked)
     }
 
     /// What a user's statement needs, borrowed side by side.
@@ -271,6 +289,9 @@ impl Database {
     /// away. Both decide in which order rows come, and so which rowids they get.
     pub fn reload_schema(&mut self) -> rusqlite::Result<()> {
         self.schema_changed();
+        if planted::breaks(Planted::SchemaKeptInMemory) {
+            return Ok(());
+        }
         self.guard.set(Mode::Internal);
         self.connection.execute_batch("PRAGMA writable_schema=RESET")
     }
@@ -278,7 +299,7 @@ impl Database {
     /// Makes virtual tables write what they hold back. They would do so at the next savepoint or at COMMIT, that is
     /// at a place which depends on how the log was cut into batches.
     pub fn flush_virtual_tables(&mut self) -> rusqlite::Result<()> {
-        if self.has_virtual_tables()? {
+        if self.has_virtual_tables()? && !planted::breaks(Planted::EffectsHeldBack) {
             self.run_own("/*d3b*/SAVEPOINT d3b_flush")?;
             self.run_own("/*d3b*/RELEASE d3b_flush")?;
         }
@@ -293,7 +314,7 @@ impl Database {
     /// FTS4 merge their segments at COMMIT. So every use of one begins as the first one of a process would, and its
     /// transaction ends with its operation.
     pub fn end_virtual_use(&mut self) -> rusqlite::Result<bool> {
-        if !self.guard.take_used_virtual() {
+        if !self.guard.take_used_virtual() || planted::breaks(Planted::ModulesKeptInMemory) {
             return Ok(false);
         }
         // Modules live as long as a transaction that they have taken part in.
@@ -335,6 +356,9 @@ impl Database {
 
     /// Folds every row of a table into the chain of the operation.
     pub fn fold_rows(&self, table: &str) -> rusqlite::Result<()> {
+        if planted::breaks(Planted::CreatedRowsOutsideChain) {
+            return Ok(());
+        }
         self.guard.set(Mode::Internal);
         let mut statement =
             self.connection.prepare(&format!("SELECT * FROM main.\"{}\"", table.replace('"', "\"\"")))?;

@@ -20,6 +20,7 @@ use crate::databases::{self, Databases, Unusable};
 use crate::fingerprint::Fingerprint;
 use crate::guard::{self, Mode};
 use crate::install::{self, InstallError, Plan};
+use crate::planted::{self, Planted};
 use crate::reader::Readers;
 use crate::requests;
 use crate::{Applied, Blobs, EXECUTION, Fatal, LogEntry, Options, Progress, media};
@@ -263,6 +264,7 @@ impl Engine {
         if name.is_catalogue() {
             return Ok(Some(DatabaseId::catalogue()));
         }
+        let at = if planted::breaks(Planted::NamesResolvedAsOfNow) { Slot(i64::MAX.unsigned_abs()) } else { at };
         if let Some((id, lifetime)) = self.names.get(name)
             && lifetime.covers(at)
         {
@@ -298,7 +300,7 @@ impl Engine {
             Ok(Attempt::Before(recalled)) => {
                 // The process that applied it may have died before it was synced, and the mark must not pass it unsynced.
                 // The catalogue is synced in any case.
-                if id != DatabaseId::catalogue() {
+                if id != DatabaseId::catalogue() && !planted::breaks(Planted::EarlierProcessTakenForSynced) {
                     self.databases.set_dirty(id);
                 }
                 Ok(Performed::Before(recalled))
@@ -431,6 +433,9 @@ impl Engine {
     ) -> Result<Concluded, Trouble> {
         self.names.clear();
         self.existing(id)?.forget_transaction()?;
+        if planted::breaks(Planted::EndedTransactionNotDoneAgain) {
+            run.open.remove(&id);
+        }
         for earlier in run.open.get(&id).into_iter().flatten() {
             let same = match self.attempt(&run.items[*earlier], id, blobs)? {
                 Attempt::Now(Execution::Done(concluded)) => {

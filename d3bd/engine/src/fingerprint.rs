@@ -16,6 +16,8 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 use rusqlite::{Connection, ffi};
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::planted::{self, Planted};
+
 /// A database's chain of effects so far: xxh3-128, written as 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub [u8; 16]);
@@ -154,7 +156,7 @@ impl Recorder {
     /// Whether the operation so far gave a row the greatest rowid (the one after it would be random).
     #[must_use]
     pub fn saw_greatest_rowid(&self) -> bool {
-        self.effects.greatest_rowid.get()
+        self.effects.greatest_rowid.get() && !planted::breaks(Planted::GreatestRowidAllowed)
     }
 
     /// Whether a value could not be read, for want of memory: the chain would be wrong.

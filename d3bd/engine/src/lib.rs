@@ -12,6 +12,7 @@
 //!   attached files.
 //! * [`clock`], [`random`] and [`guard`] take the replica's own time, dice and environment away from SQL.
 //! * [`fingerprint`] folds every effect into a chain that replicas compare.
+//! * [`planted`] are rules that tests can break, to see that other tests notice; in a daemon none can be.
 //! * [`reader`] serves reads beside all that, from snapshots.
 
 mod apply;
@@ -26,6 +27,7 @@ pub mod fingerprint;
 pub mod guard;
 mod install;
 mod media;
+pub mod planted;
 pub mod random;
 pub mod reader;
 pub mod requests;

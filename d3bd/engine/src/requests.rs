@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::database::Database;
 use crate::fingerprint::Fingerprint;
+use crate::planted::{self, Planted};
 
 /// How old a UUIDv7 key may be, in milliseconds of log time.
 pub const KEY_AGE_MAX_MS: u64 = 24 * 3600 * 1000;
@@ -119,6 +120,7 @@ fn encode(outcome: &Outcome) -> Vec<u8> {
 
 /// What is known of a command's key.
 pub(crate) fn look_up(database: &Database, keyed: &KeyedOperation, time_ms: u64) -> rusqlite::Result<Verdict> {
+    let time_ms = planted::time_ms(Planted::KeysExpireByWallClock, time_ms);
     let found = find(database, &keyed.key)?.filter(|found| time_ms <= found.time_ms.saturating_add(KEPT_MS));
     if let Some(found) = found {
         if found.request != keyed.request {
@@ -205,7 +207,10 @@ pub(crate) fn store(
     outcome: &Outcome,
     fingerprint: Fingerprint,
 ) -> rusqlite::Result<()> {
-    expire(database, time_ms)?;
+    expire(database, planted::time_ms(Planted::KeysExpireByWallClock, time_ms))?;
+    if outcome.is_err() && planted::breaks(Planted::RefusalsNotKept) {
+        return Ok(());
+    }
     let sql = "/*d3b*/INSERT OR REPLACE INTO _d3b_requests(slot, key, request, time_ms, code, answer, fingerprint) \
                VALUES(?, ?, ?, ?, ?, ?, ?)";
     let answer = encode(outcome);
@@ -241,6 +246,9 @@ fn expire(database: &mut Database, time_ms: u64) -> rusqlite::Result<()> {
 
 /// Copies every key of one database into another that takes its place.
 pub(crate) fn inherit(from: &Database, to: &rusqlite::Connection) -> rusqlite::Result<()> {
+    if planted::breaks(Planted::KeysLostOnReplace) {
+        return Ok(());
+    }
     let mut read = from
         .own("/*d3b*/SELECT slot, key, request, time_ms, code, answer, fingerprint FROM _d3b_requests ORDER BY slot")?;
     let mut write = to.prepare(

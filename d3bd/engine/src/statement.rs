@@ -11,6 +11,7 @@ use crate::apply::Refusal;
 use crate::arguments;
 use crate::database::{Database, OWN};
 use crate::guard::{self, Created, Guard, Mode};
+use crate::planted::{self, Planted};
 use crate::text::Kind;
 
 /// How many texts are remembered as worth a place in the cache of prepared statements.
@@ -140,7 +141,9 @@ fn step(
     check_answer(&prepared, &statement.sql)?;
     arguments::bind(&mut prepared, &statement.arguments)?;
     // SQLite calls the progress handler at multiples of this counter: a kept statement must begin where a new one does.
-    prepared.reset_status(StatementStatus::VmStep);
+    if !planted::breaks(Planted::StepsOfKeptStatements) {
+        prepared.reset_status(StatementStatus::VmStep);
+    }
     let writes_rows = kind == Kind::Data && !prepared.readonly() && prepared.is_explain() == 0;
     let mut result = StatementResult::default();
     for column in prepared.columns() {

@@ -13,6 +13,7 @@ use d3b::{
     Answer, Arguments, CatalogueChange, DatabaseName, Digest, FileId, IdempotencyKey, InsertMode, KeyedOperation,
     Operation, ReplicaId, RowSink, SinkClosed, Slot, Statement, Value, ValueRef,
 };
+use d3b_engine::planted::{Planted, VARIABLE};
 use d3b_engine::{Blobs, Command, EXECUTION, Engine, LogEntry, Options, Origin, command};
 
 /// Tells the child where to work.
@@ -246,6 +247,30 @@ fn child() {
     let batch = env::var("D3B_DETERMINISM_BATCH").unwrap().parse().unwrap();
     let told = apply(&directory.join("databases"), batch, true);
     std::fs::write(directory.join("told"), told).unwrap();
+}
+
+/// What the test across processes finds of the planted bugs. `D3B_PLANTED_ALL` tries the others, too.
+#[test]
+fn planted_bugs_show_across_processes() {
+    if env::var_os(VARIABLE).is_some() {
+        return;
+    }
+    let known = [Planted::ReplicasClockInSql, Planted::ReplicasDiceInSql, Planted::ConnectionStateKept];
+    for planted in Planted::ALL {
+        let known = known.contains(planted);
+        if !known && env::var_os("D3B_PLANTED_ALL").is_none() {
+            continue;
+        }
+        let began = Instant::now();
+        let output = Process::new(env::current_exe().unwrap())
+            .args(["--exact", "the_same_entries_give_the_same_state"])
+            .env(VARIABLE, format!("{planted:?}"))
+            .output()
+            .unwrap();
+        let found = !output.status.success();
+        println!("{planted:?}: {} ({:.1?})", if found { "found" } else { "not found" }, began.elapsed());
+        assert!(found || !known, "{planted:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Crashes: between transactions, with some databases ahead of others, and while a database is being made.
 
 use super::*;
+use crate::clock;
 
 /// A log that touches everything: databases made, written, replaced, dropped, made again; keys; refusals; media.
 fn eventful(lab: &mut Lab) {
@@ -55,13 +56,16 @@ pub(super) fn content(lab: &Lab) -> Vec<String> {
 /// that cannot be read, because what it needs is gone, says so.
 pub(super) fn rows_of(connection: &rusqlite::Connection, table: &str) -> Vec<String> {
     let columns = if table == "sqlite_schema" { "rowid, type, name, tbl_name, sql" } else { "rowid, *" };
+    let name = table.replace('"', "\"\"");
     // Not every table has a rowid.
-    let rows = read_rows(connection, table, columns).or_else(|_| read_rows(connection, table, "*"));
+    let rows = read_rows(connection, &format!("SELECT {columns} FROM \"{name}\""))
+        .or_else(|_| read_rows(connection, &format!("SELECT * FROM \"{name}\"")));
     rows.unwrap_or_else(|error| vec![error.to_string()])
 }
 
-fn read_rows(connection: &rusqlite::Connection, table: &str, columns: &str) -> rusqlite::Result<Vec<String>> {
-    let mut statement = connection.prepare(&format!("SELECT {columns} FROM \"{}\"", table.replace('"', "\"\"")))?;
+/// The rows of a query, sorted.
+pub(super) fn read_rows(connection: &rusqlite::Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare(sql)?;
     let width = statement.column_count();
     let mut rows = statement.query([])?;
     let mut all = Vec::new();
@@ -75,7 +79,7 @@ fn read_rows(connection: &rusqlite::Connection, table: &str, columns: &str) -> r
 
 /// The lab whose state all others must come to.
 fn reference() -> (Lab, Vec<Applied>) {
-    let mut lab = Lab::new();
+    let mut lab = Lab::in_memory(Options::default());
     eventful(&mut lab);
     let applied = lab.catch_up(1000);
     lab.engine().checkpoint().unwrap();
@@ -83,7 +87,7 @@ fn reference() -> (Lab, Vec<Applied>) {
 }
 
 fn same_log(reference: &Lab) -> Lab {
-    let mut lab = Lab::new();
+    let mut lab = Lab::in_memory(Options::default());
     lab.log = reference.log.clone();
     lab.files = Files(reference.files.0.clone());
     lab
@@ -118,6 +122,30 @@ fn a_restart_at_any_slot_changes_nothing() {
         check_answers(&lab.catch_up(5), &expected);
         lab.engine().checkpoint().unwrap();
         assert_eq!(content(&lab), content(&reference), "stopped after {stop}");
+    }
+}
+
+#[test]
+fn a_crash_at_any_write_changes_nothing() {
+    let (reference, expected) = reference();
+    let whole = content(&reference);
+    for writes in 0.. {
+        let mut lab = same_log(&reference);
+        check_answers(&lab.pull(7).applied, &expected);
+        clock::fail_writes_after(Some(writes));
+        let result = lab.try_pull(12);
+        lab.engine = None;
+        clock::fail_writes_after(None);
+        let crashed = result.is_err();
+        check_answers(&result.map_or(Vec::new(), |progress| progress.applied), &expected);
+        lab.restart();
+        check_answers(&lab.catch_up(5), &expected);
+        lab.engine().checkpoint().unwrap();
+        assert_eq!(content(&lab), whole, "crashed at write {writes}");
+        if !crashed {
+            assert!(writes > 20, "the batch has writes: {writes}");
+            break;
+        }
     }
 }
 

@@ -101,3 +101,15 @@ fn steps_are_counted_alike_whatever_is_kept_prepared() {
     });
     assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
 }
+
+#[test]
+fn a_statement_that_is_kept_prepared_counts_from_the_beginning() {
+    let mut lab = shop();
+    let count =
+        "SELECT count(*) FROM (WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 777) SELECT i FROM n)";
+    let counts = [(); 8].map(|()| {
+        let id = lab.one(sql("shop", &[count])).database.unwrap();
+        lab.engine().calls_counted(id)
+    });
+    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+}

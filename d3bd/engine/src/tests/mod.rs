@@ -7,6 +7,7 @@ mod generated;
 mod hostile;
 mod keys;
 mod operations;
+mod planted;
 mod sameness;
 
 use std::collections::HashMap;
@@ -74,7 +75,15 @@ impl Lab {
     }
 
     pub fn with_options(options: Options) -> Lab {
-        let directory = TempDir::new().unwrap();
+        Lab::within(TempDir::new().unwrap(), options)
+    }
+
+    /// A lab of which there are many, each of a few megabytes at most.
+    pub fn in_memory(options: Options) -> Lab {
+        Lab::within(directory_in_memory(), options)
+    }
+
+    fn within(directory: TempDir, options: Options) -> Lab {
         let engine = Engine::open(&directory.path().join("databases"), options).unwrap();
         let (log, files) = (Vec::new(), Files::default());
         Lab { directory, engine: Some(engine), log, files, clock_ms: START_MS, options, keys: 0 }
@@ -210,6 +219,12 @@ impl Lab {
         names.sort();
         names
     }
+}
+
+/// A directory on a file system in memory, where the machine has one. What such tests check does not depend on the disk,
+/// and they would spend most of their time syncing it.
+pub(crate) fn directory_in_memory() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
 pub(crate) fn copy_directory(from: &Path, to: &Path) {

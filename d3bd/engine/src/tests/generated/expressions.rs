@@ -284,7 +284,12 @@ impl Generator {
         let number = self.dice.below(40);
         let kind = column.kind.to_ascii_uppercase();
         if kind.contains("INT") {
-            number.to_string()
+            // Few numbers for a key, so that they meet; and rarely the one that no rowid may have.
+            match self.dice.below(40) {
+                0 => "9223372036854775807".to_owned(),
+                _ if column.key => (number % 15).to_string(),
+                _ => number.to_string(),
+            }
         } else if kind.contains("CHAR") || kind.contains("TEXT") {
             let word = self.dice.one_of(&["one", "Two", "three words here", "\u{e4}", ""]);
             format!("'{word}{}'", number % 9)

@@ -32,7 +32,7 @@ pub(crate) struct Making<'l> {
 impl<'l> Making<'l> {
     /// Nothing is in the log yet.
     pub fn new(lab: &'l mut Lab, seed: u64) -> Making<'l> {
-        let application = APPLICATIONS[(seed / 2) as usize % APPLICATIONS.len()];
+        let application = APPLICATIONS[seed as usize % APPLICATIONS.len()];
         Making { lab, applied: Vec::new(), operations: Vec::new(), application, sent: Vec::new(), keys: 0 }
     }
 

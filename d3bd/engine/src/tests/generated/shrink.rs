@@ -42,7 +42,7 @@ fn told(operation: &Operation) -> String {
 
 fn difference(log: &[Entry], files: &Files) -> Option<String> {
     let tell = |restarts: bool| -> Result<Told, String> {
-        let mut lab = Lab::new();
+        let mut lab = Lab::in_memory(Options::default());
         lab.files = Files(files.0.clone());
         lab.log = log.to_vec();
         for (index, entry) in lab.log.iter_mut().enumerate() {

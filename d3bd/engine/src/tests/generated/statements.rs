@@ -25,6 +25,7 @@ impl Generator {
             9..=11 => self.update(schema, table),
             12 | 13 => self.delete(schema, table),
             14 => self.bound_size(table),
+            15 => Generator::again(self.dice.one_of(&["ROLLBACK", "ROLLBACK", "FAIL", "REPLACE"]), table),
             _ => self.query(schema, 2),
         }
     }
@@ -131,6 +132,14 @@ impl Generator {
         let scope = Scope { columns: &columns, schema: Some(schema), constant: false };
         let condition = self.condition(scope);
         format!("DELETE FROM {}{condition}{}", quoted(&table.name), self.returning(table))
+    }
+
+    /// Rows that are there already, which mostly ends the transaction.
+    fn again(or: &str, table: &Table) -> String {
+        let name = quoted(&table.name);
+        let all = table.columns.iter().filter(|column| !column.generated);
+        let columns = all.map(|column| quoted(&column.name)).collect::<Vec<_>>().join(", ");
+        format!("INSERT OR {or} INTO {name}({columns}) SELECT {columns} FROM {name} LIMIT 2")
     }
 
     /// Keeps tables small: what is generated here may meet itself in a join.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use super::log::{files_in, other_dice};
+use super::promises::is_omitted;
 use super::*;
 use crate::clock;
 use crate::tests::crash::content;
@@ -34,7 +35,8 @@ impl Told {
         let at = applied.slot.0 as usize;
         self.answers.resize(self.answers.len().max(at), None);
         self.chains.resize(self.chains.len().max(at), None);
-        let answer = applied.outcome.as_ref().map(|outcome| format!("{} {outcome:?}", applied.executed_at));
+        let kept = applied.outcome.as_ref().filter(|outcome| !is_omitted(outcome));
+        let answer = kept.map(|outcome| format!("{} {outcome:?}", applied.executed_at));
         agree(applied.slot, &mut self.answers[at - 1], answer)?;
         agree(applied.slot, &mut self.chains[at - 1], applied.fingerprint.map(|chain| chain.to_string()))
     }
@@ -122,7 +124,7 @@ pub(crate) enum Way {
 
 /// Applies a log in one of many ways, which the dice choose.
 pub(crate) fn apply_otherwise(log: &[Entry], files: Files, dice: &mut Dice, way: Way) -> Result<Told, String> {
-    let mut lab = Lab::with_options(Options { connections_max: 1 + dice.below(3) as usize });
+    let mut lab = Lab::in_memory(Options { connections_max: 1 + dice.below(3) as usize });
     lab.log = log.to_vec();
     lab.files = files;
     let batch_max = 1 + dice.below(40);
