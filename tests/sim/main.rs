@@ -95,7 +95,7 @@ fn options(arguments: &Arguments, seed: u64) -> Options {
         Size::Long => Scale::Long,
         Size::Files => Scale::Files,
     };
-    Options { engine: arguments.machine.of(seed), scale, tell: arguments.trace }
+    Options { engine: arguments.machine.of(seed), scale, tell: arguments.trace, careless_sweep: false }
 }
 
 fn replay(arguments: &Arguments, seed: u64) -> ExitCode {

@@ -114,9 +114,6 @@ pub struct Driver<S, D = Durable> {
     /// The rule that the core breaks, in mutation tests.
     #[cfg(feature = "planted-bugs")]
     planted: Option<d3b_paxos::Planted>,
-    /// Whether it believes to be settled whatever happens, in mutation tests.
-    #[cfg(feature = "planted-bugs")]
-    planted_settled: bool,
 }
 
 impl<S: Storage + Clone, D: Proof> Driver<S, D> {
@@ -154,8 +151,6 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             retry_at: now.ticks,
             #[cfg(feature = "planted-bugs")]
             planted: None,
-            #[cfg(feature = "planted-bugs")]
-            planted_settled: false,
             start,
         };
         match driver.start.configuration.clone() {
@@ -209,12 +204,6 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         if let Stage::Running(replica) = &mut self.stage {
             replica.plant(planted);
         }
-    }
-
-    /// Lets files be dropped that entries may still be on their way for, for a mutation test.
-    #[cfg(feature = "planted-bugs")]
-    pub fn plant_settled(&mut self) {
-        self.planted_settled = true;
     }
 
     /// Takes one event. Call [`Driver::pump`] after each burst of them.
@@ -639,8 +628,6 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     fn notice_settled(&mut self) {
         let recent = |moment: Ticks| self.now.ticks.0 <= moment.0 + SETTLED_MAX.0;
         let settled = self.leader_heard_at.is_some_and(recent) && self.writing_since.is_none_or(recent);
-        #[cfg(feature = "planted-bugs")]
-        let settled = settled || self.planted_settled;
         if settled {
             self.settled_at = Some(self.now.ticks);
         }

@@ -12,8 +12,9 @@ use super::world::{Happening, World};
 
 impl<M: Machine> World<'_, M> {
     pub(super) fn upkeep(&mut self, id: ReplicaId) -> Result<(), Violation> {
-        let (time, grace) = (self.time, self.scenario.grace_us);
-        let pinned = self.pinned(id);
+        let time = self.time;
+        let grace = if self.careless_sweep { 0 } else { self.scenario.grace_us };
+        let (pinned, careless) = (self.pinned(id), self.careless_sweep);
         let node = self.node(id);
         let start = node.starts;
         let now = node.now(time).ticks;
@@ -27,8 +28,9 @@ impl<M: Machine> World<'_, M> {
             node.disk.log.visit(process.machine.resume_after().next(), |record| {
                 logged.extend(blob_of(record).map(|(_, reference)| reference.digest));
             });
-            let needed =
-                |digest: &Digest| referenced.contains(digest) || logged.contains(digest) || pinned.contains(digest);
+            let needed = |digest: &Digest| {
+                referenced.contains(digest) || !careless && (logged.contains(digest) || pinned.contains(digest))
+            };
             node.disk.blobs.collect(needed, grace, time);
         }
         self.after(self.scenario.upkeep_us, Happening::Upkeep { at: id, start });

@@ -54,6 +54,8 @@ pub struct Options {
     pub scale: Scale,
     /// Whether to tell the story.
     pub tell: bool,
+    /// A planted bug: files are dropped as soon as no row names them, whoever waits for them or has them in its log.
+    pub careless_sweep: bool,
 }
 
 /// What a run did.
@@ -120,6 +122,7 @@ fn run_on<M: Machine>(seed: u64, options: Options, prepare: Option<&Prepare<'_>>
     let mut random = Random::new(seed);
     let scenario = Scenario::draw(&mut random, options.scale);
     let mut world = World::<M>::new(scenario, random, prepare, options.tell);
+    world.careless_sweep = options.careless_sweep;
     let result = world.live();
     let story = world.take_story();
     match result {

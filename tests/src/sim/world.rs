@@ -115,6 +115,8 @@ pub struct World<'p, M: Machine> {
     pub(super) is_rough: bool,
     /// Whether blobs are damaged on their way.
     pub(super) flips_blobs: bool,
+    /// Whether files are dropped that are still needed.
+    pub(super) careless_sweep: bool,
     /// Whether the next leader that gets something chosen dies of it.
     pub(super) ambush: bool,
     pub(super) prepare: Option<&'p Prepare<'p>>,
@@ -147,6 +149,7 @@ impl<'p, M: Machine> World<'p, M> {
             faults: BTreeMap::new(),
             is_rough: true,
             flips_blobs: false,
+            careless_sweep: false,
             ambush: false,
             prepare,
             events: 0,
