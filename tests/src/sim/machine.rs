@@ -112,8 +112,14 @@ pub struct StandIn {
     execution: u32,
 }
 
+/// How to take a change back.
+enum Undo {
+    Token(i64),
+    Row(i64, Option<i64>),
+}
+
 impl State {
-    fn run(&mut self, statement: &Statement) -> Result<u64, Rejection> {
+    fn run(&mut self, statement: &Statement, undo: &mut Vec<Undo>) -> Result<u64, Rejection> {
         let Arguments::Positional(values) = &statement.arguments else { return Ok(0) };
         let integer = |index: usize| match values.get(index) {
             Some(Value::Integer(integer)) => *integer,
@@ -122,17 +128,22 @@ impl State {
         let changed = match statement.sql.as_str() {
             TOKEN => {
                 *self.tokens.entry(integer(0)).or_default() += 1;
+                undo.push(Undo::Token(integer(0)));
                 1
             }
             WRITE => {
-                self.rows.insert(integer(0), integer(1));
+                undo.push(Undo::Row(integer(0), self.rows.insert(integer(0), integer(1))));
                 1
             }
             SWAP if self.rows.get(&integer(0)) == Some(&integer(1)) => {
-                self.rows.insert(integer(0), integer(2));
+                undo.push(Undo::Row(integer(0), self.rows.insert(integer(0), integer(2))));
                 1
             }
-            DELETE => u64::from(self.rows.remove(&integer(0)).is_some()),
+            DELETE => {
+                let before = self.rows.remove(&integer(0));
+                undo.push(Undo::Row(integer(0), before));
+                u64::from(before.is_some())
+            }
             _ => 0,
         };
         match statement.expect {
@@ -143,14 +154,25 @@ impl State {
         }
     }
 
+    fn take_back(&mut self, step: Undo) {
+        match step {
+            Undo::Token(token) => match self.tokens.get_mut(&token) {
+                Some(count) if *count > 1 => *count -= 1,
+                Some(_) | None => drop(self.tokens.remove(&token)),
+            },
+            Undo::Row(row, Some(value)) => drop(self.rows.insert(row, value)),
+            Undo::Row(row, None) => drop(self.rows.remove(&row)),
+        }
+    }
+
     /// All or nothing.
     fn execute(&mut self, operation: &Operation) -> Outcome {
         match operation {
             Operation::Sql { statements, media, .. } => {
-                let before = (self.rows.clone(), self.tokens.clone());
+                let mut undo = Vec::new();
                 let mut result = Ok(());
                 for statement in statements {
-                    result = result.and_then(|()| self.run(statement).map(|_| ()));
+                    result = result.and_then(|()| self.run(statement, &mut undo).map(|_| ()));
                 }
                 let result = result.and_then(|()| match media {
                     Some(MediaChange::Upload { file_id, blob, .. }) => {
@@ -166,7 +188,7 @@ impl State {
                 match result {
                     Ok(()) => Ok(Answer::Results(Vec::new())),
                     Err(rejection) => {
-                        (self.rows, self.tokens) = before;
+                        undo.into_iter().rev().for_each(|step| self.take_back(step));
                         Err(rejection)
                     }
                 }

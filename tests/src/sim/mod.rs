@@ -20,6 +20,7 @@ mod machine;
 mod network;
 mod node;
 mod oracle;
+mod queue;
 pub mod random;
 pub mod scenario;
 mod story;

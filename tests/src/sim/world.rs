@@ -1,8 +1,7 @@
 //! The world around simulated replicas: time, the network, the disks, and what clients ask. One thread, one queue of
 //! happenings, and no chance but the seed's.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
@@ -18,6 +17,7 @@ use super::machine::Machine;
 use super::network::Network;
 use super::node::{Node, Running, SimDriver};
 use super::oracle::{Oracle, Violation, demand};
+use super::queue::Queue;
 use super::random::Random;
 use super::scenario::{Fault, Scenario};
 use super::story::{describe, fact};
@@ -64,34 +64,6 @@ pub enum Happening {
     Mend { at: ReplicaId },
 }
 
-/// A happening in the queue: the order is that of time, then of coming in.
-#[derive(Debug)]
-struct Queued {
-    time: u64,
-    number: u64,
-    happening: Happening,
-}
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Queued) -> bool {
-        self.number == other.number
-    }
-}
-
-impl Eq for Queued {}
-
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Queued {
-    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
-        (self.time, self.number).cmp(&(other.time, other.number))
-    }
-}
-
 /// What a test does to every driver before it takes its first event: plants a bug, say.
 pub type Prepare<'p> = dyn Fn(&mut SimDriver) + 'p;
 
@@ -100,8 +72,7 @@ pub struct World<'p, M: Machine> {
     pub(super) scenario: Scenario,
     pub(super) random: Random,
     pub(super) time: u64,
-    queue: BinaryHeap<Reverse<Queued>>,
-    number: u64,
+    queue: Queue,
     pub(super) nodes: BTreeMap<ReplicaId, Node<M>>,
     pub(super) network: Network,
     pub(super) oracle: Oracle,
@@ -138,8 +109,7 @@ impl<'p, M: Machine> World<'p, M> {
         World {
             random,
             time: 0,
-            queue: BinaryHeap::new(),
-            number: 0,
+            queue: Queue::default(),
             nodes,
             network,
             oracle,
@@ -200,8 +170,7 @@ impl<'p, M: Machine> World<'p, M> {
     }
 
     fn at(&mut self, time: u64, happening: Happening) {
-        self.number += 1;
-        self.queue.push(Reverse(Queued { time: time.max(self.time), number: self.number, happening }));
+        self.queue.push(time.max(self.time), happening);
     }
 
     /// Lets time pass until a moment, or until a condition holds.
@@ -209,11 +178,7 @@ impl<'p, M: Machine> World<'p, M> {
     /// # Errors
     /// Something happened that must never be.
     pub fn run_until(&mut self, end: u64, mut done: impl FnMut(&mut World<'p, M>) -> bool) -> Result<bool, Violation> {
-        while let Some(Reverse(next)) = self.queue.peek() {
-            if next.time > end {
-                break;
-            }
-            let Some(Reverse(Queued { time, happening, .. })) = self.queue.pop() else { break };
+        while let Some((time, happening)) = self.queue.pop_until(end) {
             self.time = time;
             self.events += 1;
             demand!(self.events < EVENTS_MAX, "{EVENTS_MAX} events have happened: nothing comes to an end");
