@@ -27,7 +27,7 @@ pub use event::{
     ApplyReport, Effect, Event, OwnOutcome, Process, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest,
 };
 pub use fingerprints::Divergence;
-pub use status::{DriverStatus, MemberStatus, Phase};
+pub use status::{DriverStatus, Load, MemberStatus, Phase};
 
 use crate::log::{Durable, Proof};
 use crate::peer::{ForwardResult, PeerMessage};

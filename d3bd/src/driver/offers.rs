@@ -48,6 +48,11 @@ impl Offers {
         self.offers.remove(digest).map(|offer| offer.reference)
     }
 
+    /// How many blobs are offered.
+    pub(super) fn len(&self) -> usize {
+        self.offers.len()
+    }
+
     /// The offers to make again, with those who have not answered; offers that no write wants any more are dropped.
     pub(super) fn due(
         &mut self,

@@ -62,6 +62,12 @@ impl Reads {
         self.arrived.extend(self.asked.remove(&id).unwrap_or_default());
     }
 
+    /// How many reads wait, and how many are named anywhere in the books.
+    pub(super) fn len(&self) -> usize {
+        let asked: usize = self.asked.values().map(Vec::len).sum();
+        self.deadlines.len().max(self.arrived.len() + asked + self.confirmed.len())
+    }
+
     /// Whether reads wait to be asked.
     pub(super) fn has_arrived(&self) -> bool {
         !self.arrived.is_empty()

@@ -96,7 +96,34 @@ impl DriverStatus {
     }
 }
 
+/// What the driver's books hold at a moment. Each has its bound, and all are empty when nobody waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Writes of this replica's clients.
+    pub writes: usize,
+    /// Reads of this replica's clients.
+    pub reads: usize,
+    /// Proposals whose slot the core has yet to tell, of peers too.
+    pub proposals: usize,
+    /// Blobs that are offered to peers.
+    pub offers: usize,
+    /// Batches of the log whose messages wait for the disk.
+    pub batches: usize,
+}
+
 impl<S: Storage + Clone, D: Proof> Driver<S, D> {
+    /// What its books hold.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load {
+            writes: self.writes.len(),
+            reads: self.reads.len(),
+            proposals: self.proposals.len(),
+            offers: self.offers.len(),
+            batches: self.dependent.len(),
+        }
+    }
+
     /// What people may want to know.
     #[must_use]
     pub fn status(&self) -> DriverStatus {

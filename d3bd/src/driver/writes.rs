@@ -155,6 +155,11 @@ impl Writes {
         routable
     }
 
+    /// How many writes are under way.
+    pub(super) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Whether any write waits for a leader.
     pub(super) fn has_routable(&self) -> bool {
         !self.routing.is_empty() || !self.refused.is_empty()

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use d3b::ReplicaId;
+use d3bd::driver::Load;
 
 use super::clients::{Fate, Stage};
 use super::machine::{Audit, Machine};
@@ -13,6 +14,8 @@ use crate::linearizability::{self, Action};
 
 /// How long a healed group may take for anything, in microseconds of simulated time.
 const PROGRESS_US: u64 = 60_000_000;
+/// Longer than any client waits.
+const FORGOTTEN_US: u64 = 7_000_000;
 
 impl<M: Machine> World<'_, M> {
     /// A whole life.
@@ -93,7 +96,21 @@ impl<M: Machine> World<'_, M> {
             all_over && applied.iter().all(|slot| *slot == applied[0])
         })?;
         demand!(done, "healed replicas do not come to the same slot");
+        if self.random.percent(25) {
+            self.check_books(&healthy)?;
+        }
         self.check_end(&healthy)
+    }
+
+    /// Every deadline is over after a while: whoever still stands in a driver's books was forgotten there.
+    fn check_books(&mut self, healthy: &[ReplicaId]) -> Result<(), Violation> {
+        self.run_until(self.time + FORGOTTEN_US, |_| false)?;
+        for id in healthy {
+            let load = self.nodes[id].process.as_ref().map(|process| process.driver.load()).unwrap_or_default();
+            let empty = load == Load { batches: load.batches, ..Load::default() };
+            demand!(empty, "nobody waits any more, and replica {id} still has {load:?}");
+        }
+        Ok(())
     }
 
     /// Who is to be well again: all that can be, or a majority of them; the others stay down, stopped or cut off.

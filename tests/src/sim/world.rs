@@ -26,6 +26,8 @@ use super::story::{describe, fact};
 const EVENTS_MAX: u64 = 20_000_000;
 /// What waits for a stopped process, at most; the rest is lost.
 const HELD_MAX: usize = 10_000;
+/// What a handful of clients can have under way at one replica, at most.
+const LOAD_MAX: usize = 2_000;
 /// Effects that one turn of a driver may want carried out, at most.
 const EFFECTS_MAX: usize = 100_000;
 
@@ -431,6 +433,12 @@ impl<'p, M: Machine> World<'p, M> {
                 return self.lose(id, &error.message);
             }
             let effects = process.driver.take_effects();
+            let load = process.driver.load();
+            let most = [load.writes, load.reads, load.proposals, load.offers].into_iter().max().unwrap_or(0);
+            demand!(
+                most < LOAD_MAX && load.batches <= 1,
+                "{id} keeps more in its books than anybody waits for: {load:?}"
+            );
             if effects.is_empty() {
                 break;
             }
