@@ -37,8 +37,6 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
-    // Blobs.
-
     /// Media that an applied entry names is fetched beside, from whoever has it.
     pub(super) fn prefetch(&mut self, id: ReplicaId, reference: BlobReference) -> Result<(), Violation> {
         let holders = self.nodes.values().filter(|node| node.id != id && node.disk.blobs.holds(&reference.digest));
@@ -61,18 +59,12 @@ impl<M: Machine> World<'_, M> {
         let node = self.node(id);
         let start = node.starts;
         if offered && !node.full && node.disk.blobs.renew(&reference.digest, time) {
-            let result = Ok(());
-            let now = node.now(time);
-            let Some(process) = &mut node.process else { return Ok(()) };
-            let handled = process.driver.handle(now, Event::BlobFetched { from, reference, result });
-            return handled.map_err(|error| Violation(error.message));
+            return self.answer(id, Event::BlobFetched { from, reference, result: Ok(()) });
         }
-        let now = node.now(time);
         let Some(process) = &mut node.process else { return Ok(()) };
         if !process.fetching.insert((from, reference.digest)) {
             if offered {
-                let handled = process.driver.handle(now, Event::BlobUnderWay { from, reference });
-                return handled.map_err(|error| Violation(error.message));
+                return self.answer(id, Event::BlobUnderWay { from, reference });
             }
         } else {
             let delay = 2 * self.network.delay() + self.random.around(2_000);

@@ -103,7 +103,8 @@ impl<M: Machine> World<'_, M> {
                 if let Some(reference) = blob {
                     if node.full {
                         // The upload is refused before anything is proposed.
-                        return self.over(index, request, None);
+                        self.over(index, request, None);
+                        return Ok(());
                     }
                     node.disk.blobs.put(reference, time);
                 }
@@ -132,14 +133,15 @@ impl<M: Machine> World<'_, M> {
         if self.clients[index].turn != turn {
             return Ok(());
         }
-        self.fail(index, true)
+        self.give_up(index);
+        Ok(())
     }
 
     /// Whoever waits for an answer of a process that has died is told so by its connection.
     pub(super) fn abandon_clients(&mut self, id: ReplicaId) {
         let waiting: Vec<usize> = self.waiting.range((id, 0)..=(id, u64::MAX)).map(|(_, index)| *index).collect();
         for index in waiting {
-            self.take_back(index, true);
+            self.give_up(index);
         }
     }
 
@@ -168,19 +170,16 @@ impl<M: Machine> World<'_, M> {
         }
     }
 
-    fn fail(&mut self, index: usize, in_doubt: bool) -> Result<(), Violation> {
-        self.take_back(index, in_doubt);
-        Ok(())
+    /// A client stops waiting for an answer, whatever may come of what it asked.
+    fn give_up(&mut self, index: usize) {
+        let stage = std::mem::replace(&mut self.clients[index].stage, Stage::Resting);
+        let Stage::Waiting { request, replica, ticket } = stage else { return };
+        self.waiting.remove(&(replica, ticket.0));
+        self.take_back(index, request, true);
     }
 
     /// An attempt gave nothing: the request is sent again, or it is over.
-    fn take_back(&mut self, index: usize, in_doubt: bool) {
-        let Stage::Waiting { mut request, replica, ticket } =
-            std::mem::replace(&mut self.clients[index].stage, Stage::Resting)
-        else {
-            return;
-        };
-        self.waiting.remove(&(replica, ticket.0));
+    fn take_back(&mut self, index: usize, mut request: Request, in_doubt: bool) {
         request.in_doubt |= in_doubt;
         if may_repeat(&request) || self.clients[index].script.is_some() {
             self.clients[index].stage = Stage::Sending(request);
@@ -188,9 +187,7 @@ impl<M: Machine> World<'_, M> {
             self.wake(index, delay);
             return;
         }
-        let observed = request.in_doubt.then_some(Observed::Unknown);
-        self.history.end(&request, observed, self.time);
-        self.rest(index);
+        self.over(index, request, None);
     }
 
     fn rest(&mut self, index: usize) {
@@ -200,11 +197,10 @@ impl<M: Machine> World<'_, M> {
         self.wake(index, delay);
     }
 
-    fn over(&mut self, index: usize, request: Request, observed: Option<Observed>) -> Result<(), Violation> {
-        let observed = if observed.is_none() && request.in_doubt { Some(Observed::Unknown) } else { observed };
+    fn over(&mut self, index: usize, request: Request, observed: Option<Observed>) {
+        let observed = observed.or(request.in_doubt.then_some(Observed::Unknown));
         self.history.end(&request, observed, self.time);
         self.rest(index);
-        Ok(())
     }
 
     /// Whom an answer is for; nobody, if it has given up.
@@ -233,15 +229,11 @@ impl<M: Machine> World<'_, M> {
                 if outcome.is_ok() {
                     self.check_media(id, slot, &request)?;
                 }
-                self.over(index, request, observed)
+                self.over(index, request, observed);
             }
-            Err(failure) => {
-                let replica = id;
-                self.waiting.insert((id, ticket.0), index);
-                self.clients[index].stage = Stage::Waiting { request, replica, ticket };
-                self.fail(index, leaves_doubt(&failure))
-            }
+            Err(failure) => self.take_back(index, request, leaves_doubt(&failure)),
         }
+        Ok(())
     }
 
     /// A majority has the bytes of a file that was just acknowledged, unless it is overwritten already.
@@ -282,13 +274,11 @@ impl<M: Machine> World<'_, M> {
                 self.note(900 + request.token, |_| {
                     format!("{id} answers client {index}, token {}: {value}", request.token)
                 });
-                self.over(index, request, Some(Observed::Value(value)))
+                self.over(index, request, Some(Observed::Value(value)));
             }
-            Err(_) => {
-                self.clients[index].stage = Stage::Waiting { request, replica: id, ticket };
-                self.fail(index, false)
-            }
+            Err(_) => self.take_back(index, request, false),
         }
+        Ok(())
     }
 
     /// What a stale read finds was written by somebody, some time.

@@ -479,14 +479,10 @@ impl<'p, M: Machine> World<'p, M> {
             }
             Effect::PersistConfiguration(configuration) => {
                 self.note(400 + u64::from(id.0), |_| format!("{id} is formed"));
-                let time = self.time;
                 let node = self.node(id);
                 demand!(node.disk.configuration.is_none(), "{id} is formed twice");
                 node.disk.configuration = Some(configuration.clone());
-                let now = node.now(time);
-                let Some(process) = &mut node.process else { return Ok(()) };
-                let handled = process.driver.handle(now, Event::ConfigurationPersisted(configuration));
-                handled.map_err(|error| Violation(error.message))
+                self.answer(id, Event::ConfigurationPersisted(configuration))
             }
             Effect::Send { to, message } => self.send(id, to, message),
             Effect::SendDependent { proof, messages } => {
@@ -505,6 +501,15 @@ impl<'p, M: Machine> World<'p, M> {
             Effect::WriteDone { ticket, result } => self.write_done(id, ticket, result),
             Effect::ReadDone { ticket, result } => self.read_done(id, ticket, result),
         }
+    }
+
+    /// Answers an effect at once, as part of the turn that it belongs to.
+    pub(super) fn answer(&mut self, id: ReplicaId, event: Event<Written>) -> Result<(), Violation> {
+        let time = self.time;
+        let node = self.node(id);
+        let now = node.now(time);
+        let Some(process) = &mut node.process else { return Ok(()) };
+        process.driver.handle(now, event).map_err(|error| Violation(error.message))
     }
 
     fn send(&mut self, from: ReplicaId, to: ReplicaId, message: PeerMessage) -> Result<(), Violation> {
