@@ -303,7 +303,7 @@ fn deletes(record: &Record, applied: Slot) -> bool {
         return false;
     }
     match &record.entry.payload {
-        Payload::Noop => false,
+        Payload::Noop | Payload::Configuration(_) => false,
         Payload::Command(bytes) => command::decode(bytes).is_ok_and(|command| match command.keyed.operation {
             d3b::Operation::Sql { media, .. } => media.is_some(),
             d3b::Operation::Catalogue(_) => true,

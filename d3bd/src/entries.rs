@@ -9,7 +9,7 @@ use d3b_paxos::types::{Payload, Record};
 pub fn log_entry(record: &Record) -> LogEntry<'_> {
     let stamp = record.entry.stamp;
     let command = match &record.entry.payload {
-        Payload::Noop => None,
+        Payload::Noop | Payload::Configuration(_) => None,
         Payload::Command(bytes) => Some(&bytes[..]),
     };
     LogEntry { slot: record.slot, time_ms: stamp.time_ms, seed: stamp.seed, execution: stamp.execution, command }
@@ -28,7 +28,7 @@ pub enum Needed {
 #[must_use]
 pub fn blob_of(record: &Record) -> Option<(Needed, BlobReference)> {
     match &record.entry.payload {
-        Payload::Noop => None,
+        Payload::Noop | Payload::Configuration(_) => None,
         Payload::Command(bytes) => {
             let operation = command::decode(bytes).ok()?.keyed.operation;
             let needed = match &operation {

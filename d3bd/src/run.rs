@@ -237,7 +237,7 @@ impl Assembly<'_> {
     fn start(self, runtime: &tokio::runtime::Runtime) -> Result<(), RunError> {
         let Assembly { settings, events, inbox, stop, opened, engine, blobs, http, peers } = self;
         let clock = Clock { started: Instant::now() };
-        let log::Opened { log, reader, disk, configuration, promised, base, last } = opened;
+        let log::Opened { log, reader, disk, configuration, held, promised, base, last } = opened;
         let (cluster, cluster_watch) = watch::channel(configuration.as_ref().map(|formed| formed.cluster));
         let http_address = http.local_addr().map_or(settings.listen, |address| address);
         let peers = peer::start(
@@ -258,6 +258,7 @@ impl Assembly<'_> {
             settings: core_settings(settings, disk)?,
             replicas: settings.replicas.clone(),
             configuration,
+            held,
             promised,
             base,
             last,
@@ -352,7 +353,6 @@ fn core_settings(settings: &Settings, disk: DiskId) -> Result<d3b_paxos::Setting
         seed: random_u64()?,
         inflight_bytes_max: 64 << 20,
         message_bytes_max: 4 << 20,
-        execution: d3b_engine::EXECUTION,
         clock_ahead_ms_max: CLOCK_AHEAD_MS_MAX,
     })
 }

@@ -8,7 +8,7 @@ use d3b::{ReplicaId, Slot};
 use crate::interface::{PersistBatch, Restored, Storage, StorageError};
 use crate::message::Message;
 use crate::planted::{Mutation, Planted};
-use crate::types::{Ballot, Entry, PersistId, Record, Uncompared};
+use crate::types::{Ballot, Configuration, Entry, Epoch, Payload, PersistId, Record, Uncompared};
 
 /// An Accept, as the acceptor sees it.
 #[derive(Debug)]
@@ -37,6 +37,19 @@ struct Writing {
     /// The run at the time, and its end.
     run: Ballot,
     upto: Slot,
+    /// The configuration that is adopted with it.
+    configuration: Option<Configuration>,
+}
+
+/// What a batch that is durable has brought.
+#[derive(Debug)]
+pub(crate) enum Persisted {
+    /// It is none that was under way.
+    Nothing,
+    /// Promise and records.
+    Records,
+    /// And a configuration to adopt.
+    Adopted(Configuration),
 }
 
 /// An answer to Prepare that waits until it is true of the disk.
@@ -113,13 +126,18 @@ pub(crate) struct Acceptor<S> {
     persist_id: Uncompared<PersistId>,
     owed_promise: Option<OwedPromise>,
     owed_accepted: OwedAccepted,
+    /// Configurations that are accepted at `run` and not adopted yet. The commit does not pass the first of them before
+    /// it is, as it governs what follows.
+    proposed: BTreeMap<Slot, Configuration>,
+    /// The number of the configuration that is adopted; those that entries carry at or below it are history.
+    epoch: Epoch,
 }
 
 impl<S: Storage> Acceptor<S> {
     pub(crate) fn new(restored: &Restored, storage: S) -> Acceptor<S> {
         // After a restart nothing is known of runs: what is held at which ballot is on disk, but only what was applied
         // is known to be chosen, and a run begins there.
-        let commit = restored.applied;
+        let commit = restored.applied.max(restored.held);
         Acceptor {
             storage,
             mutation: Mutation::default(),
@@ -140,6 +158,8 @@ impl<S: Storage> Acceptor<S> {
             persist_id: Uncompared(PersistId(0)),
             owed_promise: None,
             owed_accepted: OwedAccepted::Nothing,
+            proposed: BTreeMap::new(),
+            epoch: restored.configuration.epoch,
         }
     }
 
@@ -196,6 +216,26 @@ impl<S: Storage> Acceptor<S> {
         self.commit
     }
 
+    /// The log is cut below this slot.
+    pub(crate) fn cut(&mut self, base: Slot) {
+        self.base = self.base.max(base.min(self.commit));
+    }
+
+    // Configurations.
+
+    /// Whether a configuration is on its way into the log, or chosen and not adopted yet.
+    pub(crate) fn is_changing(&self) -> bool {
+        !self.proposed.is_empty()
+    }
+
+    /// The configuration that is chosen and not adopted yet. Until it is, this replica must not campaign: it would ask
+    /// the members of an old configuration about slots that the new one governs.
+    pub(crate) fn adoptable(&self) -> Option<&Configuration> {
+        let unchosen = self.mutation.breaks(Planted::ConfigurationAdoptedUnchosen);
+        let first = self.proposed.first_key_value();
+        first.filter(|(slot, _)| unchosen || **slot <= self.commit).map(|(_, configuration)| configuration)
+    }
+
     // Phase one.
 
     /// Promises a ballot that is not below the promise. It binds at once, long before it is durable.
@@ -231,6 +271,8 @@ impl<S: Storage> Acceptor<S> {
         self.run = ballot;
         self.upto = self.commit;
         self.upto_durable = self.commit;
+        let commit = self.commit;
+        self.proposed.retain(|slot, _| *slot <= commit);
         self.round = 0;
         self.owed_accepted = OwedAccepted::Nothing;
         self.owed_promise = None;
@@ -270,6 +312,11 @@ impl<S: Storage> Acceptor<S> {
     pub(crate) fn append(&mut self, entry: Entry) -> Slot {
         let slot = self.upto.next();
         self.unwritten_bytes += entry.size();
+        if let Payload::Configuration(configuration) = &entry.payload
+            && configuration.epoch > self.epoch
+        {
+            self.proposed.insert(slot, Configuration { slot, ..(**configuration).clone() });
+        }
         if let Some(replaced) = self.unwritten.insert(slot, Record { slot, ballot: self.run, entry }) {
             self.unwritten_bytes -= replaced.entry.size();
         }
@@ -283,7 +330,8 @@ impl<S: Storage> Acceptor<S> {
     pub(crate) fn hear_commit(&mut self, commit: Slot) {
         self.heard = self.heard.max(commit);
         let held = if self.mutation.breaks(Planted::CommitBelievedAsHeard) { self.last } else { self.upto_durable };
-        self.commit = self.commit.max(self.heard.min(held));
+        let governed = self.proposed.first_key_value().map_or(Slot(u64::MAX), |(slot, _)| *slot);
+        self.commit = self.commit.max(self.heard.min(held).min(governed));
         if self.mutation.breaks(Planted::CommitBelievedAsHeard) {
             self.upto = self.upto.max(self.commit);
             self.upto_durable = self.upto_durable.max(self.commit);
@@ -295,7 +343,8 @@ impl<S: Storage> Acceptor<S> {
     /// What to write next; nothing while a batch is under way.
     pub(crate) fn begin_batch(&mut self) -> Option<PersistBatch> {
         let risen = self.promised > self.promised_durable;
-        if self.writing.is_some() || (!risen && self.unwritten.is_empty()) {
+        let configuration = self.adoptable().cloned();
+        if self.writing.is_some() || (!risen && self.unwritten.is_empty() && configuration.is_none()) {
             return None;
         }
         self.persist_id.0.0 += 1;
@@ -305,18 +354,19 @@ impl<S: Storage> Acceptor<S> {
             id: self.persist_id.0,
             promised: risen.then_some(self.promised),
             records: records.values().cloned().collect(),
+            configuration: configuration.clone(),
         };
         let Acceptor { promised, run, upto, .. } = *self;
-        self.writing = Some(Writing { id: self.persist_id, promised, records, run, upto });
+        self.writing = Some(Writing { id: self.persist_id, promised, records, run, upto, configuration });
         Some(batch)
     }
 
-    /// A batch is durable; false if it is not the one that is under way.
-    pub(crate) fn persisted(&mut self, id: PersistId) -> bool {
+    /// A batch is durable.
+    pub(crate) fn persisted(&mut self, id: PersistId) -> Persisted {
         if self.outstanding() != Some(id) {
-            return false;
+            return Persisted::Nothing;
         }
-        let Some(writing) = self.writing.take() else { return false };
+        let Some(writing) = self.writing.take() else { return Persisted::Nothing };
         self.promised_durable = self.promised_durable.max(writing.promised);
         if let Some((slot, _)) = writing.records.last_key_value() {
             self.last_durable = self.last_durable.max(*slot);
@@ -324,8 +374,12 @@ impl<S: Storage> Acceptor<S> {
         if writing.run == self.run {
             self.upto_durable = self.upto_durable.max(writing.upto);
         }
+        if let Some(configuration) = &writing.configuration {
+            self.proposed.remove(&configuration.slot);
+            self.epoch = configuration.epoch;
+        }
         self.hear_commit(self.heard);
-        true
+        writing.configuration.map_or(Persisted::Records, Persisted::Adopted)
     }
 
     /// The answers that can be given, now or after the batch that [`Acceptor::begin_batch`] began in this same round.

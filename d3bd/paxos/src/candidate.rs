@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use d3b::{ReplicaId, Slot};
 
 use crate::core::Core;
-use crate::interface::{Storage, StorageError};
+use crate::interface::{Reply, Storage, StorageError};
 use crate::message::{Envelope, Message};
 use crate::planted::Planted;
 use crate::replica::{Replica, State};
@@ -96,7 +96,7 @@ impl Candidate {
             return Vec::new();
         }
         let mut envelopes = Vec::new();
-        for id in core.peers() {
+        for id in core.voters() {
             let message = match self.promises.get(&id).map(|promised| promised.next) {
                 None => Message::Prepare { ballot: self.ballot, from: self.from },
                 Some(Some(next)) => Message::PromiseMore { ballot: self.ballot, from: next },
@@ -118,6 +118,10 @@ impl<S: Storage> Replica<S> {
 
     /// Asks whether a campaign would be welcome; where there is nobody to ask, it is.
     pub(crate) fn start_pre_vote(&mut self) -> Result<(), StorageError> {
+        if !self.may_campaign() {
+            self.follow(None);
+            return Ok(());
+        }
         if self.core.is_alone() {
             return self.start_campaign();
         }
@@ -133,7 +137,7 @@ impl<S: Storage> Replica<S> {
 
     fn ask_pre_votes(&mut self, nonce: u64) {
         let (round, commit) = (self.next_round(), self.core.acceptor.commit());
-        for id in self.core.peers() {
+        for id in self.core.voters() {
             self.core.send(id, Message::PreVote { round, commit, nonce });
         }
     }
@@ -178,7 +182,7 @@ impl<S: Storage> Replica<S> {
 
     pub(crate) fn on_pre_vote_reply(&mut self, from: ReplicaId, nonce: u64, granted: bool) -> Result<(), StorageError> {
         let State::PreCandidate(pre) = &mut self.state else { return Ok(()) };
-        if pre.nonce != nonce {
+        if pre.nonce != nonce || !self.core.configuration.votes(from) {
             return Ok(());
         }
         if granted {
@@ -202,9 +206,15 @@ impl<S: Storage> Replica<S> {
         promised.round.max(self.core.round_seen) + 1
     }
 
+    /// Whether this replica may lead. One that has a configuration to adopt may not yet: it would ask the members of the
+    /// old one about slots that the new one governs.
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.votes() && self.core.acceptor.adoptable().is_none()
+    }
+
     pub(crate) fn start_campaign(&mut self) -> Result<(), StorageError> {
         let round = self.next_round();
-        if round > Ballot::ROUND_MAX {
+        if round > Ballot::ROUND_MAX || !self.may_campaign() {
             self.follow(None);
             return Ok(());
         }
@@ -273,11 +283,12 @@ impl<S: Storage> Replica<S> {
         };
         let deadline = self.core.election_deadline();
         let State::Candidate(candidate) = &mut self.state else { return Ok(()) };
-        if candidate.ballot != ballot {
+        if candidate.ballot != ballot || !self.core.configuration.votes(from) {
             return Ok(());
         }
         if log_start > candidate.from {
             // What that member has forgotten is chosen and not held here: this replica must catch up before it leads.
+            self.core.reply(Reply::Behind { peer: from, base: log_start });
             self.follow(None);
             return Ok(());
         }
@@ -301,6 +312,11 @@ impl<S: Storage> Replica<S> {
     /// Leads once a majority has promised; the own promise counts when it is durable.
     pub(crate) fn lead_if_promised(&mut self) -> Result<(), StorageError> {
         let State::Candidate(candidate) = &self.state else { return Ok(()) };
+        if self.core.acceptor.adoptable().is_some() {
+            // What it heard meanwhile is that another configuration governs the slots that it asks about.
+            self.follow(None);
+            return Ok(());
+        }
         let own = usize::from(self.core.acceptor.promised_durable() >= candidate.ballot);
         let complete = |promised: &&Promised| promised.next.is_none();
         if own == 0 || candidate.promises.values().filter(complete).count() + own < self.core.majority() {

@@ -86,7 +86,12 @@ impl<S> Core<S> {
 
     /// Whether there is nobody to agree with.
     pub(crate) fn is_alone(&self) -> bool {
-        self.configuration.members.len() == 1
+        self.configuration.voters().eq([self.settings.id])
+    }
+
+    /// The other members that vote, in order.
+    pub(crate) fn voters(&self) -> Vec<ReplicaId> {
+        self.configuration.voters().filter(|id| *id != self.settings.id).collect()
     }
 
     /// The other members, in order.

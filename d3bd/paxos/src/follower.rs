@@ -74,6 +74,13 @@ impl Follower {
         }
     }
 
+    /// The leader's log does not hold any more what this replica asked for.
+    pub(crate) fn on_behind<S: Storage>(&self, core: &mut Core<S>, from: ReplicaId, ballot: Ballot, base: Slot) {
+        if self.leader == Some(from) && core.acceptor.run() == ballot && base > core.acceptor.upto().next() {
+            core.reply(Reply::Behind { peer: from, base });
+        }
+    }
+
     fn expire_reads<S>(&mut self, core: &mut Core<S>) {
         for id in self.reads.expire(core.now.ticks, core.settings.election_timeout_max) {
             core.reply(Reply::ReadFailed { id });

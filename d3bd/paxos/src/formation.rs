@@ -13,10 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use d3b::{ClusterId, DiskId, ReplicaId};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Configuration, Epoch, Member, mix};
-
-/// How many voters a cluster may have.
-pub const REPLICAS_MAX: usize = 9;
+pub use crate::configuration::REPLICAS_MAX;
+use crate::types::{Configuration, Founding, Member, mix};
 
 /// What replicas say to each other until they are formed, and what formed ones answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -25,9 +23,27 @@ pub enum FormationMessage {
     Hello {
         /// The sender's disk.
         disk: DiskId,
-        /// The configuration on the sender's disk, if it is formed.
-        formed: Option<Configuration>,
+        /// The configuration on the sender's disk, if it is formed, in the form that the first version knew.
+        formed: Option<Founding>,
     },
+    /// The same of a formed replica whose configuration that form cannot say.
+    Formed {
+        /// The sender's disk.
+        disk: DiskId,
+        /// The configuration on it.
+        configuration: Configuration,
+    },
+}
+
+impl FormationMessage {
+    /// What a formed replica answers.
+    #[must_use]
+    pub fn formed(disk: DiskId, configuration: &Configuration) -> FormationMessage {
+        match configuration.to_founding() {
+            Some(founding) => FormationMessage::Hello { disk, formed: Some(founding) },
+            None => FormationMessage::Formed { disk, configuration: configuration.clone() },
+        }
+    }
 }
 
 /// How far the forming of a cluster has come, as one replica sees it.
@@ -37,6 +53,11 @@ pub enum FormationState {
     Waiting {
         /// Who was not.
         missing: BTreeSet<ReplicaId>,
+    },
+    /// The cluster is formed, without this replica, which waits to be added to it.
+    Spare {
+        /// The newest configuration that was met.
+        met: Configuration,
     },
     /// The configuration to write to disk; the replica takes part once that is durable.
     Formed(Configuration),
@@ -55,8 +76,12 @@ pub struct Formation {
     /// Who is to be a member, with its peer address; the same at every replica.
     replicas: BTreeMap<ReplicaId, String>,
     seed: u64,
+    /// Whether it may form a cluster, and is not one that joins.
+    founds: bool,
     /// The disks of the members that were met, this one among them.
     met: BTreeMap<ReplicaId, DiskId>,
+    /// The newest configuration of a formed cluster that does not name this replica.
+    without: Option<Configuration>,
     /// Set once and for good.
     end: Option<Result<Configuration, String>>,
 }
@@ -72,9 +97,17 @@ impl Formation {
         } else {
             None
         };
-        let mut formation = Formation { id, disk, replicas, seed, met: BTreeMap::from([(id, disk)]), end };
+        let met = BTreeMap::from([(id, disk)]);
+        let mut formation = Formation { id, disk, replicas, seed, founds: true, met, without: None, end };
         formation.mint_if_complete();
         formation
+    }
+
+    /// Starts at a replica whose disk is fresh and that joins a cluster which is formed already: it never forms one.
+    #[must_use]
+    pub fn join(id: ReplicaId, disk: DiskId, replicas: BTreeMap<ReplicaId, String>) -> Formation {
+        let met = BTreeMap::from([(id, disk)]);
+        Formation { id, disk, replicas, seed: 0, founds: false, met, without: None, end: None }
     }
 
     /// What to tell every other replica, again and again while this one waits.
@@ -85,17 +118,51 @@ impl Formation {
 
     /// Takes a message of another replica.
     pub fn step(&mut self, from: ReplicaId, message: FormationMessage) {
-        let FormationMessage::Hello { disk, formed } = message;
-        if self.end.is_some() || from == self.id || !self.replicas.contains_key(&from) {
+        if self.end.is_some() || from == self.id {
             return;
         }
+        let (disk, formed) = match message {
+            FormationMessage::Hello { disk, formed } => (disk, formed.map(Configuration::from)),
+            FormationMessage::Formed { disk, configuration } => (disk, Some(configuration)),
+        };
         match formed {
-            // Whoever is formed is a member of a cluster of a size that there is; anything else is no configuration.
-            Some(Configuration { members, .. }) if members.len() > REPLICAS_MAX || !members.contains_key(&from) => {}
-            Some(configuration) => self.end = Some(self.adopt(configuration)),
-            None => {
+            Some(configuration) => self.meet_formed(from, disk, configuration),
+            None if self.replicas.contains_key(&from) => {
                 self.met.insert(from, disk);
                 self.mint_if_complete();
+            }
+            None => {}
+        }
+    }
+
+    /// Whoever is formed is a member, on its own disk, of a cluster of a size that there is; anything else is no
+    /// configuration.
+    fn meet_formed(&mut self, from: ReplicaId, disk: DiskId, configuration: Configuration) {
+        let is_member = configuration.members.get(&from).is_some_and(|member| member.disk == disk);
+        if !is_member || !configuration.is_sane() {
+            return;
+        }
+        match configuration.members.get(&self.id) {
+            Some(member) if member.disk == self.disk => self.end = Some(Ok(configuration)),
+            Some(_) => {
+                self.end = Some(Err(format!(
+                    "cluster {} is formed already and knows replica {} with another disk: this disk is fresh, and a \
+                     replica that has lost its disk never votes again; it must join under a new id",
+                    configuration.cluster, self.id
+                )));
+            }
+            None if self.id < configuration.next_id => {
+                self.end = Some(Err(format!(
+                    "cluster {} is formed already, without replica {}, and that id is not free any more: join under \
+                     a new one, {} or higher",
+                    configuration.cluster, self.id, configuration.next_id
+                )));
+            }
+            None => {
+                let newer = self.without.as_ref().is_none_or(|known| known.epoch < configuration.epoch);
+                if newer {
+                    self.without = Some(configuration);
+                }
             }
         }
     }
@@ -106,38 +173,27 @@ impl Formation {
         match &self.end {
             Some(Ok(configuration)) => FormationState::Formed(configuration.clone()),
             Some(Err(reason)) => FormationState::Outcast { reason: reason.clone() },
-            None => {
-                let missing = self.replicas.keys().filter(|id| !self.met.contains_key(id)).copied().collect();
-                FormationState::Waiting { missing }
-            }
-        }
-    }
-
-    /// The configuration of a formed replica binds this one only if it names this very disk.
-    fn adopt(&self, configuration: Configuration) -> Result<Configuration, String> {
-        let id = self.id;
-        match configuration.members.get(&id) {
-            Some(member) if member.disk == self.disk => Ok(configuration),
-            Some(_) => Err(format!(
-                "cluster {} is formed already and knows replica {id} with another disk: this disk is fresh, and a \
-                 replica that has lost its disk never votes again; it must join under a new id",
-                configuration.cluster
-            )),
-            None => Err(format!("cluster {} is formed already, without replica {id}", configuration.cluster)),
+            None => match &self.without {
+                Some(met) => FormationState::Spare { met: met.clone() },
+                None => {
+                    let missing = self.replicas.keys().filter(|id| !self.met.contains_key(id)).copied().collect();
+                    FormationState::Waiting { missing }
+                }
+            },
         }
     }
 
     fn mint_if_complete(&mut self) {
         let lowest = self.replicas.keys().next() == Some(&self.id);
-        if self.end.is_some() || !lowest || self.met.len() < self.replicas.len() {
+        if self.end.is_some() || !self.founds || self.without.is_some() || !lowest || self.met.len() < self.replicas.len() {
             return;
         }
         let member = |(id, peer): (&ReplicaId, &String)| {
             let disk = *self.met.get(id)?;
-            Some((*id, Member { disk, peer: peer.clone() }))
+            Some((*id, Member::voter(disk, peer.clone())))
         };
         let members = self.replicas.iter().filter_map(member).collect();
-        self.end = Some(Ok(Configuration { cluster: self.mint(), epoch: Epoch(0), members }));
+        self.end = Some(Ok(Configuration::founding(self.mint(), members)));
     }
 
     /// The seed and the own disk's id make the cluster's id: both are random, and together wide enough.
@@ -153,6 +209,8 @@ impl Formation {
 
 #[cfg(test)]
 mod tests {
+    use d3b::Slot;
+
     use super::*;
 
     fn disk(n: u8) -> DiskId {
@@ -189,7 +247,7 @@ mod tests {
         second.step(ReplicaId(1), fresh(1).hello());
         second.step(ReplicaId(3), fresh(3).hello());
         assert!(matches!(second.state(), FormationState::Waiting { .. }), "only the lowest id mints");
-        second.step(ReplicaId(1), FormationMessage::Hello { disk: disk(1), formed: Some(configuration.clone()) });
+        second.step(ReplicaId(1), FormationMessage::formed(disk(1), &configuration));
         assert_eq!(formed(&second), configuration);
     }
 
@@ -207,11 +265,35 @@ mod tests {
         let configuration = formed(&first);
 
         let mut wiped = Formation::new(ReplicaId(1), disk(9), replicas(3), 8);
-        wiped.step(ReplicaId(2), FormationMessage::Hello { disk: disk(2), formed: Some(configuration) });
+        wiped.step(ReplicaId(2), FormationMessage::formed(disk(2), &configuration));
         assert!(matches!(wiped.state(), FormationState::Outcast { .. }));
         wiped.step(ReplicaId(2), fresh(2).hello());
         wiped.step(ReplicaId(3), fresh(3).hello());
         assert!(matches!(wiped.state(), FormationState::Outcast { .. }), "for good");
+    }
+
+    #[test]
+    fn a_new_id_waits_until_it_is_added() {
+        use crate::types::Change;
+
+        let mut first = fresh(1);
+        first.step(ReplicaId(2), fresh(2).hello());
+        first.step(ReplicaId(3), fresh(3).hello());
+        let three = formed(&first);
+
+        let mut fourth = Formation::join(ReplicaId(4), disk(4), replicas(3));
+        fourth.step(ReplicaId(2), FormationMessage::formed(disk(2), &three));
+        assert_eq!(fourth.state(), FormationState::Spare { met: three.clone() });
+        let change = Change::Add { id: ReplicaId(4), disk: disk(4), peer: String::new(), replaces: None };
+        let four = three.changed(&change, Slot(7)).unwrap();
+        fourth.step(ReplicaId(2), FormationMessage::formed(disk(9), &four));
+        assert!(matches!(fourth.state(), FormationState::Spare { .. }), "whoever said it is on another disk");
+        fourth.step(ReplicaId(2), FormationMessage::formed(disk(2), &four));
+        assert_eq!(formed(&fourth), four);
+
+        let mut second = Formation::join(ReplicaId(2), disk(8), replicas(3));
+        second.step(ReplicaId(1), FormationMessage::formed(disk(1), &four));
+        assert!(matches!(second.state(), FormationState::Outcast { .. }));
     }
 
     #[test]

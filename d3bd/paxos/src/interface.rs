@@ -7,7 +7,7 @@ use bytes::Bytes;
 use d3b::{DiskId, ReplicaId, Slot};
 
 use crate::message::Envelope;
-use crate::types::{Ballot, Configuration, PersistId, ProposalId, ReadId, Record, Ticks};
+use crate::types::{Ballot, Change, ChangeError, Configuration, PersistId, ProposalId, ReadId, Record, Ticks};
 
 /// What a replica is told once, when its process starts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -31,8 +31,6 @@ pub struct Settings {
     pub inflight_bytes_max: usize,
     /// Bytes of entries in one Accept and of records in one chunk of a Promise; one that is larger travels alone.
     pub message_bytes_max: usize,
-    /// The execution version that this replica stamps entries with when it leads.
-    pub execution: u32,
     /// Log time runs at most so many milliseconds ahead of what a majority's clocks have reached.
     pub clock_ahead_ms_max: u64,
 }
@@ -40,8 +38,11 @@ pub struct Settings {
 /// What a replica finds on its disk when it starts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Restored {
-    /// The configuration that it was formed with.
+    /// The configuration that was adopted last.
     pub configuration: Configuration,
+    /// Everything up to here is known to be chosen and was held at the ballot of the leader that said so: the slot of
+    /// the configuration, where this replica adopted it as it was chosen; zero, where it was told of it when it joined.
+    pub held: Slot,
     /// The highest ballot that was made durable; [`Ballot::ZERO`] if none.
     pub promised: Ballot,
     /// The first slot that the log holds; 1 until a log is cut.
@@ -87,6 +88,15 @@ pub enum Input {
     ConnectionReset(ReplicaId),
     /// Hand the leadership to this member, or to the one that is best placed.
     Transfer(Option<ReplicaId>),
+    /// The configuration is to be changed.
+    Reconfigure {
+        /// Ties the [`Reply`] to it.
+        id: ProposalId,
+        /// How.
+        change: Change,
+    },
+    /// The log is about to be cut: nothing below this slot, which is applied durably, is to be read any more.
+    Cut(Slot),
 }
 
 /// A command on its way into the log.
@@ -125,6 +135,25 @@ pub enum Reply {
         /// Of the proposal.
         id: ProposalId,
     },
+    /// The configuration cannot be changed so; nothing was done.
+    Refused {
+        /// Of the proposal.
+        id: ProposalId,
+        /// Why.
+        error: ChangeError,
+    },
+    /// This replica needs what another one's log does not hold any more: a snapshot must take it there.
+    Behind {
+        /// The other one.
+        peer: ReplicaId,
+        /// The first slot that its log holds.
+        base: Slot,
+    },
+    /// A member of the cluster knows of a newer configuration than this replica, which need not be in it any more.
+    Superseded {
+        /// The newer one.
+        configuration: Box<Configuration>,
+    },
     /// No leader confirmed the read; ask again under a fresh id.
     ReadFailed {
         /// Of the read.
@@ -155,6 +184,8 @@ pub struct PersistBatch {
     pub promised: Option<Ballot>,
     /// Accepted records, in order of slots.
     pub records: Vec<Record>,
+    /// The configuration to adopt, if one was chosen: it and everything below it is held here at its leader's ballot.
+    pub configuration: Option<Configuration>,
 }
 
 /// What the driver is to do. Every list is in order; the parts may be done side by side, but for what is said here.
@@ -210,8 +241,11 @@ pub struct Status {
     pub peers: BTreeMap<ReplicaId, PeerStatus>,
     /// Of a leader: whether it is handing over.
     pub transferring: bool,
-    /// Whether it votes at all; a replica on a disk that the configuration does not name for it never does.
+    /// Whether it votes at all; a learner does not yet, and a replica on a disk that the configuration does not name for
+    /// it never does.
     pub votes: bool,
+    /// Whether another configuration is on its way into the log, or to this replica's disk.
+    pub changing: bool,
     /// Messages that were dropped since the start: of another cluster, epoch or receiver, or malformed.
     pub dropped: u64,
 }

@@ -14,7 +14,7 @@ use crate::planted::Planted;
 use crate::quorum::reached;
 use crate::reads::{Asker, LeaderReads};
 use crate::replica::{Replica, State};
-use crate::types::{Ballot, Entry, Payload, ReadId, Stamp, Ticks, mix};
+use crate::types::{Ballot, Change, ChangeError, Entry, Payload, ProposalId, ReadId, Stamp, Ticks, mix};
 
 /// A leadership on its way to another member.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -102,7 +102,8 @@ impl Leader {
     /// Puts a command into the log, unless too much is under way.
     pub(crate) fn propose<S: Storage>(&mut self, core: &mut Core<S>, proposal: Proposal) {
         let Proposal { id, command, seed } = proposal;
-        if self.transfer.is_some() {
+        let draining = core.acceptor.is_changing() && !core.acceptor.mutation.breaks(Planted::ProposalsBehindConfiguration);
+        if self.transfer.is_some() || draining {
             core.reply(Reply::NotLeader { id, leader: None });
             return;
         }
@@ -119,6 +120,29 @@ impl Leader {
         core.reply(Reply::Proposed { id, slot, ballot: self.ballot });
     }
 
+    /// Puts a change of the configuration into the log; nothing follows it before it is chosen.
+    fn reconfigure<S: Storage>(&mut self, core: &mut Core<S>, id: ProposalId, change: &Change) {
+        if self.transfer.is_some() {
+            core.reply(Reply::NotLeader { id, leader: None });
+            return;
+        }
+        let slot = core.acceptor.upto().next();
+        let next = if !self.barrier_chosen() || core.acceptor.is_changing() {
+            Err(ChangeError::UnderWay)
+        } else if *change == (Change::Remove { id: core.id() }) {
+            Err(ChangeError::Leads(core.id()))
+        } else {
+            core.configuration.changed(change, slot)
+        };
+        match next {
+            Ok(configuration) => {
+                let slot = self.append_new(core, Payload::Configuration(Box::new(configuration)), 0);
+                core.reply(Reply::Proposed { id, slot, ballot: self.ballot });
+            }
+            Err(error) => core.reply(Reply::Refused { id, error }),
+        }
+    }
+
     /// Whether most of what is under way waits for nothing but the own disk. The others would get on without this one,
     /// and hear from it that it leads, so that only it can see that another one should.
     fn is_held_up<S: Storage>(&self, core: &Core<S>) -> bool {
@@ -132,7 +156,7 @@ impl Leader {
         let slot = core.acceptor.upto().next();
         self.time_ms = self.next_time(core);
         let words = [slot.0, self.ballot.round, u64::from(self.ballot.replica.0)];
-        let stamp = Stamp { time_ms: self.time_ms, seed: mix(seed, &words), execution: core.settings.execution };
+        let stamp = Stamp { time_ms: self.time_ms, seed: mix(seed, &words), execution: core.configuration.execution };
         self.append(core, Entry { stamp, payload })
     }
 
@@ -145,13 +169,18 @@ impl Leader {
     /// Log time: the own clock, but never back, and never far ahead of what a majority's clocks have reached.
     fn next_time<S>(&self, core: &Core<S>) -> u64 {
         let own = core.now.clock_ms;
-        let clocks = self.peers.values().map(|peer| peer.clock_ms).chain([own]);
+        let clocks = self.voters().map(|peer| peer.clock_ms).chain([own]);
         let majority = reached(clocks, core.majority()).unwrap_or(0);
         let bound = majority.saturating_add(core.settings.clock_ahead_ms_max);
         own.min(bound).max(self.time_ms.saturating_add(1))
     }
 
     // Answers of followers.
+
+    /// The peers that count in majorities.
+    fn voters(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.values().filter(|peer| peer.votes)
+    }
 
     fn peer_of(&mut self, from: ReplicaId, ballot: Ballot) -> Option<&mut Peer> {
         if ballot == self.ballot { self.peers.get_mut(&from) } else { None }
@@ -164,11 +193,11 @@ impl Leader {
         } else {
             core.acceptor.upto_durable()
         };
-        let ends = self.peers.values().map(|peer| peer.upto).chain([own]);
+        let ends = self.voters().map(|peer| peer.upto).chain([own]);
         if let Some(chosen) = reached(ends, core.majority()) {
             self.raise_chosen(core, chosen);
         }
-        let rounds = self.peers.values().map(|peer| peer.round).chain([self.round]);
+        let rounds = self.voters().map(|peer| peer.round).chain([self.round]);
         let needed = if core.acceptor.mutation.breaks(Planted::ReadWithoutRound) { 1 } else { core.majority() };
         if let Some(round) = reached(rounds, needed) {
             self.confirm_reads(core, round);
@@ -229,16 +258,17 @@ impl Leader {
                 transfer.tell = true;
             }
         }
-        let heard = self.peers.values().map(|peer| peer.heard_at).chain([now]);
+        let heard = self.voters().map(|peer| peer.heard_at).chain([now]);
         let heard = reached(heard, core.majority()).unwrap_or(now);
         now <= heard.after(core.settings.election_timeout_max)
     }
 
     fn begin_transfer<S: Storage>(&mut self, core: &mut Core<S>, target: Option<ReplicaId>) {
         let live = |peer: &Peer| core.now.ticks <= peer.heard_at.after(core.settings.election_timeout_min);
-        let best = || self.peers.iter().max_by_key(|(_, peer)| (live(peer), peer.upto)).map(|(id, _)| *id);
+        let voters = || self.peers.iter().filter(|(_, peer)| peer.votes);
+        let best = || voters().max_by_key(|(_, peer)| (live(peer), peer.upto)).map(|(id, _)| *id);
         let target = match target {
-            Some(id) => Some(id).filter(|id| self.peers.contains_key(id)),
+            Some(id) => Some(id).filter(|id| voters().any(|(voter, _)| voter == id)),
             None => best(),
         };
         let Some(target) = target.filter(|_| self.transfer.is_none()) else {
@@ -262,8 +292,13 @@ impl Leader {
         }
         let urgent = std::mem::take(&mut self.urgent);
         let Leader { ballot, chosen: commit, round, .. } = *self;
+        let (base, last) = (core.acceptor.base(), core.acceptor.upto());
         for (id, peer) in &mut self.peers {
             let mut sent = false;
+            if peer.next < base {
+                // The log was cut meanwhile.
+                peer.is_behind(last);
+            }
             while peer.next <= core.acceptor.upto() && peer.may_send(core.settings.inflight_bytes_max) {
                 let start = peer.next;
                 let records = core.acceptor.read(start, core.acceptor.upto(), core.settings.message_bytes_max)?;
@@ -323,15 +358,25 @@ impl<S: Storage> Replica<S> {
             }
             (before, leader.time_ms) = (record.ballot, leader.time_ms.max(time_ms));
             leader.append(core, record.entry);
+            if core.acceptor.is_changing() && !core.acceptor.mutation.breaks(Planted::ProposalsBehindConfiguration) {
+                // Whoever proposed it had nothing chosen behind it by this configuration's majority, and nor may this
+                // leader: the slots behind it are the next configuration's.
+                break;
+            }
         }
+        // A configuration is as good a barrier as a no-op, and nothing may follow it.
+        leader.barrier = if core.acceptor.is_changing() {
+            core.acceptor.upto()
+        } else {
+            leader.append_new(core, Payload::Noop, 0)
+        };
         for id in core.peers() {
             let peer = match promisers.get(&id) {
                 Some((commit, clock_ms, _)) => Peer::known(*commit, *clock_ms, now),
-                None => Peer::unknown(core.acceptor.upto().next().next(), now),
+                None => Peer::unknown(core.acceptor.upto().next(), core.configuration.votes(id), now),
             };
             leader.peers.insert(id, peer);
         }
-        leader.barrier = leader.append_new(core, Payload::Noop, 0);
         if core.acceptor.mutation.breaks(Planted::CommitAcrossBallots) {
             for (id, (_, _, last)) in &promisers {
                 leader.peers.get_mut(id).expect("promisers are peers").upto = *last;
@@ -409,13 +454,18 @@ impl<S: Storage> Replica<S> {
                 let (base, last) = (self.core.acceptor.base(), self.core.acceptor.upto());
                 let (now, own_round) = (self.core.now.ticks, leader.round);
                 let Some(peer) = leader.peer_of(from, ballot) else { return Ok(()) };
-                if want < base || want > last.next() || round > own_round {
+                if want > last.next() || round > own_round {
                     self.core.dropped.0 += 1;
                     return Ok(());
                 }
                 peer.heard_at = now;
                 peer.round = peer.round.max(round);
-                peer.wants(want, round);
+                if want < base {
+                    peer.is_behind(last);
+                    self.core.send(from, Message::Behind { ballot, base });
+                } else {
+                    peer.wants(want, round);
+                }
                 leader.advance(&mut self.core);
                 Ok(())
             }
@@ -438,6 +488,17 @@ impl<S: Storage> Replica<S> {
             State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => {
                 let ballot = self.core.acceptor.promised();
                 self.core.send(from, Message::ReadIndexReply { ballot, read, index: None });
+            }
+        }
+    }
+
+    /// Changes the configuration, if this replica leads.
+    pub(crate) fn on_reconfigure(&mut self, id: ProposalId, change: &Change) {
+        let leader = self.leader();
+        match &mut self.state {
+            State::Leader(leader) => leader.reconfigure(&mut self.core, id, change),
+            State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => {
+                self.core.reply(Reply::NotLeader { id, leader });
             }
         }
     }

@@ -118,6 +118,7 @@
 
 mod acceptor;
 mod candidate;
+pub mod configuration;
 mod core;
 mod follower;
 pub mod formation;

@@ -3,7 +3,7 @@
 use d3b::{ClusterId, ReplicaId, Slot};
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Ballot, Entry, Epoch, ReadId, Record};
+use crate::types::{Ballot, Configuration, Entry, Epoch, ReadId, Record};
 
 /// A message with its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -133,6 +133,27 @@ pub enum Message {
         /// The ballot of the leader that hands over.
         ballot: Ballot,
     },
+    /// What the receiver asked the leader for is not in its log any more.
+    Behind {
+        /// The leader's ballot.
+        ballot: Ballot,
+        /// The first slot that its log holds.
+        base: Slot,
+    },
+    /// The receiver's configuration is an old one.
+    Superseded {
+        /// The sender's.
+        configuration: Box<Configuration>,
+    },
+}
+
+/// How a message stands to the configurations of its sender and its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Of another leader or candidate than that of an old configuration: a receiver that knows a newer one refuses it.
+    Question,
+    /// To a question of the receiver, which names its ballot, its nonce or its read: it counts whatever the sender knew.
+    Answer,
 }
 
 impl Message {
@@ -148,7 +169,28 @@ impl Message {
             | Message::Accepted { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. }
-            | Message::TimeoutNow { .. } => None,
+            | Message::TimeoutNow { .. }
+            | Message::Behind { .. }
+            | Message::Superseded { .. } => None,
+        }
+    }
+
+    /// Whether it asks, or answers.
+    pub(crate) fn standing(&self) -> Standing {
+        match self {
+            Message::PreVote { .. }
+            | Message::Prepare { .. }
+            | Message::PromiseMore { .. }
+            | Message::Accept { .. }
+            | Message::ReadIndex { .. }
+            | Message::TimeoutNow { .. } => Standing::Question,
+            Message::PreVoteReply { .. }
+            | Message::Promise { .. }
+            | Message::Accepted { .. }
+            | Message::Nack { .. }
+            | Message::ReadIndexReply { .. }
+            | Message::Behind { .. }
+            | Message::Superseded { .. } => Standing::Answer,
         }
     }
 
@@ -185,6 +227,8 @@ impl Message {
             Message::ReadIndex { .. } => true,
             Message::ReadIndexReply { ballot: of, index, .. } => ballot(of) && index.as_ref().is_none_or(slot),
             Message::TimeoutNow { ballot: of } => ballot(of),
+            Message::Behind { ballot: of, base } => ballot(of) && slot(base),
+            Message::Superseded { configuration } => configuration.is_sane() && slot(&configuration.slot),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum Flow {
 /// One follower.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Peer {
+    /// Whether it counts in majorities.
+    pub(crate) votes: bool,
     pub(crate) flow: Flow,
     /// The highest end of a run at the leader's ballot that it has reported. It never falls: what was durable stays so,
     /// though after a restart the peer itself knows less.
@@ -47,12 +49,13 @@ pub(crate) struct Peer {
 impl Peer {
     /// A peer whose promise told its commit.
     pub(crate) fn known(commit: Slot, clock_ms: u64, now: Ticks) -> Peer {
-        Peer { flow: Flow::Streaming, clock_ms, ..Peer::unknown(commit.next(), now) }
+        Peer { flow: Flow::Streaming, clock_ms, ..Peer::unknown(commit.next(), true, now) }
     }
 
     /// A peer that has not promised; `next` is the slot after the leader's log.
-    pub(crate) fn unknown(next: Slot, now: Ticks) -> Peer {
+    pub(crate) fn unknown(next: Slot, votes: bool, now: Ticks) -> Peer {
         Peer {
+            votes,
             flow: Flow::Asking,
             upto: Slot::ZERO,
             next,
@@ -103,6 +106,14 @@ impl Peer {
     /// Its connection broke: what was under way is probably lost, and more would be too.
     pub(crate) fn reset(&mut self) {
         self.in_flight.clear();
+        self.flow = Flow::Asking;
+    }
+
+    /// It needs what the leader's log does not hold any more. A heartbeat behind everything shows where it stands when a
+    /// snapshot has brought it on.
+    pub(crate) fn is_behind(&mut self, last: Slot) {
+        self.in_flight.clear();
+        self.next = last.next();
         self.flow = Flow::Asking;
     }
 

@@ -26,12 +26,16 @@ pub enum Planted {
     SendBeforePersist,
     /// A replica on a disk that the configuration does not name votes.
     WipedDiskVotes,
+    /// A configuration is adopted when it is accepted, chosen or not.
+    ConfigurationAdoptedUnchosen,
+    /// What follows a new configuration in the log is proposed before that is chosen, by the majority that was.
+    ProposalsBehindConfiguration,
 }
 
 #[cfg(feature = "planted-bugs")]
 impl Planted {
     /// Every planted bug.
-    pub const ALL: [Planted; 11] = [
+    pub const ALL: [Planted; 13] = [
         Planted::NoPromiseCheck,
         Planted::LoseAcknowledgedEntryAtCrash,
         Planted::AnyValueInPhaseOne,
@@ -43,6 +47,8 @@ impl Planted {
         Planted::CommitBelievedAsHeard,
         Planted::SendBeforePersist,
         Planted::WipedDiskVotes,
+        Planted::ConfigurationAdoptedUnchosen,
+        Planted::ProposalsBehindConfiguration,
     ];
 }
 

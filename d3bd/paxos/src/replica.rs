@@ -1,16 +1,17 @@
 //! One replica: dispatches what happens to the role that it plays.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use d3b::{ReplicaId, Slot};
 
-use crate::acceptor::{Acceptor, Offer};
+use crate::acceptor::{Acceptor, Offer, Persisted};
 use crate::candidate::{Candidate, PreCandidate};
 use crate::core::Core;
 use crate::follower::Follower;
 use crate::interface::{Input, Proposal, Ready, Reply, Restored, Role, Settings, Status, Storage, StorageError};
 use crate::leader::Leader;
-use crate::message::{Envelope, Message};
+use crate::message::{Envelope, Message, Standing};
 use crate::planted::Planted;
 use crate::reads::Asker;
 use crate::types::{Ballot, Configuration, Now, PersistId, ReadId, Record, Ticks};
@@ -22,6 +23,15 @@ pub(crate) enum State {
     PreCandidate(PreCandidate),
     Candidate(Candidate),
     Leader(Leader),
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heed {
+    Yes,
+    No,
+    /// Its sender is told of a newer configuration.
+    Superseded,
 }
 
 /// One replica of the group. Pure: it reads `S`, and does nothing else but compute.
@@ -92,6 +102,14 @@ impl<S: Storage> Replica<S> {
                 self.on_transfer(target);
                 Ok(())
             }
+            Input::Reconfigure { id, change } => {
+                self.on_reconfigure(id, &change);
+                Ok(())
+            }
+            Input::Cut(base) => {
+                self.core.acceptor.cut(base);
+                Ok(())
+            }
         }
     }
 
@@ -102,7 +120,7 @@ impl<S: Storage> Replica<S> {
     pub fn tick(&mut self, now: Now) -> Result<(), StorageError> {
         self.core.now = now;
         self.check()?;
-        if !self.votes() {
+        if !self.takes_part() {
             return Ok(());
         }
         match &self.state {
@@ -133,7 +151,7 @@ impl<S: Storage> Replica<S> {
     /// When [`Replica::tick`] is due next, if nothing happens before; `None` if it never is.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Ticks> {
-        if !self.votes() {
+        if !self.takes_part() {
             return None;
         }
         Some(match &self.state {
@@ -150,9 +168,9 @@ impl<S: Storage> Replica<S> {
     /// The log cannot be read: the replica must stop.
     pub fn ready(&mut self) -> Result<Ready, StorageError> {
         self.check()?;
-        if self.votes() {
+        if self.takes_part() {
             // Where there is nobody to wait for, nobody is waited for.
-            if self.core.is_alone() && matches!(self.state, State::Follower(_)) {
+            if self.core.is_alone() && self.may_campaign() && matches!(self.state, State::Follower(_)) {
                 self.start_campaign()?;
             }
             match &mut self.state {
@@ -206,9 +224,17 @@ impl<S: Storage> Replica<S> {
 
     fn on_message(&mut self, envelope: Envelope) -> Result<(), StorageError> {
         let leaps = |core: &mut Core<S>| envelope.message.lifts_to().is_some_and(|ballot| core.is_leap(ballot));
-        if !self.votes() || !self.is_for_us(&envelope) || leaps(&mut self.core) {
-            self.core.dropped.0 += 1;
-            return Ok(());
+        match self.heed(&envelope) {
+            Heed::Yes if !leaps(&mut self.core) => {}
+            Heed::Yes | Heed::No => {
+                self.core.dropped.0 += 1;
+                return Ok(());
+            }
+            Heed::Superseded => {
+                let configuration = Box::new(self.core.configuration.clone());
+                self.core.send(envelope.from, Message::Superseded { configuration });
+                return Ok(());
+            }
         }
         let from = envelope.from;
         match envelope.message {
@@ -235,33 +261,66 @@ impl<S: Storage> Replica<S> {
                 }
             }
             Message::TimeoutNow { ballot } => return self.on_timeout_now(from, ballot),
+            Message::Behind { ballot, base } => {
+                if let State::Follower(follower) = &self.state {
+                    follower.on_behind(&mut self.core, from, ballot, base);
+                }
+            }
+            Message::Superseded { configuration } => self.core.reply(Reply::Superseded { configuration }),
         }
         Ok(())
     }
 
-    /// Whether a message is of this configuration, from another member, for this one, and such as a member could send.
-    fn is_for_us(&self, envelope: &Envelope) -> bool {
-        let Configuration { cluster, epoch, members } = &self.core.configuration;
+    /// Whether a message is of this cluster, for this replica, such as its sender could send, and of a configuration that
+    /// counts here.
+    fn heed(&self, envelope: &Envelope) -> Heed {
+        let Configuration { cluster, epoch, members, .. } = &self.core.configuration;
         let own_ballot = match &envelope.message {
             Message::Prepare { ballot, .. }
             | Message::PromiseMore { ballot, .. }
             | Message::Accept { ballot, .. }
-            | Message::TimeoutNow { ballot } => ballot.replica == envelope.from,
+            | Message::TimeoutNow { ballot }
+            | Message::Behind { ballot, .. } => ballot.replica == envelope.from,
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
             | Message::Promise { .. }
             | Message::Accepted { .. }
             | Message::Nack { .. }
             | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. } => true,
+            | Message::ReadIndexReply { .. }
+            | Message::Superseded { .. } => true,
         };
-        envelope.cluster == *cluster
-            && envelope.epoch == *epoch
+        let makes_sense = envelope.cluster == *cluster
             && envelope.to == self.core.id()
             && envelope.from != self.core.id()
-            && members.contains_key(&envelope.from)
             && own_ballot
-            && envelope.message.is_sane()
+            && envelope.message.is_sane();
+        if !makes_sense || !self.takes_part() {
+            return Heed::No;
+        }
+        let known = members.contains_key(&envelope.from);
+        let heeded = match (envelope.message.standing(), envelope.epoch.cmp(epoch)) {
+            // An answer names what it answers, and whoever gives it need not have heard yet what this replica has.
+            (Standing::Answer, order) => match &envelope.message {
+                Message::Superseded { .. } => known && order == Ordering::Greater,
+                _ => known,
+            },
+            (Standing::Question, Ordering::Less) => return Heed::Superseded,
+            (Standing::Question, Ordering::Equal) => known && self.may_be_asked(&envelope.message),
+            // This replica has yet to hear of that configuration, and its sender to be heard that told it. The leader of a
+            // newer one hands over to nobody who has not.
+            (Standing::Question, Ordering::Greater) => !matches!(envelope.message, Message::TimeoutNow { .. }),
+        };
+        if heeded { Heed::Yes } else { Heed::No }
+    }
+
+    /// Whether it is for this replica to answer: one that does not vote yet only listens.
+    fn may_be_asked(&self, message: &Message) -> bool {
+        let asks_for_vote = matches!(
+            message,
+            Message::PreVote { .. } | Message::Prepare { .. } | Message::PromiseMore { .. } | Message::TimeoutNow { .. }
+        );
+        !asks_for_vote || self.votes()
     }
 
     fn on_propose(&mut self, proposal: Proposal) {
@@ -287,12 +346,32 @@ impl<S: Storage> Replica<S> {
 
     fn on_persisted(&mut self, id: PersistId) -> Result<(), StorageError> {
         let before = self.core.acceptor.promised_durable();
-        if self.core.acceptor.persisted(id) {
-            self.begin_waiting(before);
-            self.lead_if_promised()?;
-            self.advance_leader();
+        let adopted = match self.core.acceptor.persisted(id) {
+            Persisted::Nothing => return Ok(()),
+            Persisted::Records => None,
+            Persisted::Adopted(configuration) => Some(configuration),
+        };
+        self.begin_waiting(before);
+        if let Some(configuration) = adopted {
+            self.adopt(configuration)?;
         }
+        self.lead_if_promised()?;
+        self.advance_leader();
         Ok(())
+    }
+
+    /// A configuration that was chosen is durable here, and governs from now on. Ballots belong to one configuration: a
+    /// leader takes a new one, which the new majority has to promise.
+    fn adopt(&mut self, configuration: Configuration) -> Result<(), StorageError> {
+        self.core.configuration = configuration;
+        match &self.state {
+            State::Leader(_) => self.start_campaign(),
+            State::PreCandidate(_) | State::Candidate(_) => {
+                self.follow(None);
+                Ok(())
+            }
+            State::Follower(_) => Ok(()),
+        }
     }
 
     /// Changes the role; what waited for the old one is told that it waits in vain.
@@ -310,9 +389,15 @@ impl<S: Storage> Replica<S> {
 
     /// Whether the configuration names this very disk for this replica. A replica that lost its disk has forgotten its
     /// promises, and must not vote as if it had made none.
-    fn votes(&self) -> bool {
+    fn takes_part(&self) -> bool {
         let named = self.core.configuration.members.get(&self.core.settings.id).map(|member| member.disk);
         named == Some(self.core.settings.disk) || self.core.acceptor.mutation.breaks(Planted::WipedDiskVotes)
+    }
+
+    /// Whether it counts in majorities.
+    pub(crate) fn votes(&self) -> bool {
+        let named = self.core.configuration.votes(self.core.settings.id);
+        self.takes_part() && (named || self.core.acceptor.mutation.breaks(Planted::WipedDiskVotes))
     }
 
     // What people and drivers may look at.
@@ -381,6 +466,7 @@ impl<S: Storage> Replica<S> {
             peers,
             transferring,
             votes: self.votes(),
+            changing: acceptor.is_changing(),
             dropped: self.core.dropped.0,
         }
     }

@@ -1,11 +1,12 @@
 //! The words of the protocol as types: no bare integers.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
-use d3b::{ClusterId, DiskId, ReplicaId, Slot};
+use d3b::{ReplicaId, Slot};
 use serde::{Deserialize, Serialize};
+
+pub use crate::configuration::{Change, ChangeError, Configuration, Founding, Member};
 
 /// A numbered attempt to lead. Ordered by round, then replica, so that two replicas never share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -92,6 +93,8 @@ pub enum Payload {
     Noop,
     /// A command of the state machine: bytes that the core never looks into.
     Command(Bytes),
+    /// Who belongs to the cluster from the next slot on.
+    Configuration(Box<Configuration>),
 }
 
 /// A value that can be chosen.
@@ -111,11 +114,12 @@ impl Entry {
 
     /// Whether a leader of ours could have made it; anything else would stop those who have to store or apply it.
     pub(crate) fn is_sane(&self) -> bool {
-        let command = match &self.payload {
-            Payload::Noop => 0,
-            Payload::Command(bytes) => bytes.len(),
+        let payload = match &self.payload {
+            Payload::Noop => true,
+            Payload::Command(bytes) => bytes.len() <= Entry::COMMAND_MAX,
+            Payload::Configuration(configuration) => configuration.is_sane(),
         };
-        self.stamp.time_ms <= Entry::TIME_MS_MAX && command <= Entry::COMMAND_MAX
+        self.stamp.time_ms <= Entry::TIME_MS_MAX && payload
     }
 
     /// Bytes that it takes on the wire and on disk, roughly: for bounds.
@@ -124,6 +128,7 @@ impl Entry {
         48 + match &self.payload {
             Payload::Noop => 0,
             Payload::Command(bytes) => bytes.len(),
+            Payload::Configuration(configuration) => 64 + 64 * configuration.members.len(),
         }
     }
 }
@@ -137,34 +142,6 @@ pub struct Record {
     pub ballot: Ballot,
     /// What.
     pub entry: Entry,
-}
-
-/// One member of a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Member {
-    /// The disk that it votes with. A replica with another disk is not this member.
-    pub disk: DiskId,
-    /// Where its peers reach it (`host:port`); the core only carries it.
-    pub peer: String,
-}
-
-/// Who votes.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Configuration {
-    /// The cluster that it belongs to.
-    pub cluster: ClusterId,
-    /// Its number.
-    pub epoch: Epoch,
-    /// The voters: 1 to 9 of them.
-    pub members: BTreeMap<ReplicaId, Member>,
-}
-
-impl Configuration {
-    /// How many voters make a majority.
-    #[must_use]
-    pub fn majority(&self) -> usize {
-        self.members.len() / 2 + 1
-    }
 }
 
 /// Mixes words into one, so that neighbours give unrelated results (the finalizer of splitmix64, chained).

@@ -57,6 +57,8 @@ pub struct Start {
     pub replicas: BTreeMap<ReplicaId, String>,
     /// The configuration on disk; `None` in a fresh directory.
     pub configuration: Option<Configuration>,
+    /// See [`Restored::held`].
+    pub held: Slot,
     /// The promise on disk.
     pub promised: Ballot,
     /// The first slot that the log holds.
@@ -183,6 +185,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         }
         let restored = Restored {
             configuration,
+            held: self.start.held,
             promised: self.start.promised,
             base: self.start.base,
             last: self.start.last,
@@ -402,7 +405,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         if self.planted == Some(d3b_paxos::Planted::WipedDiskVotes)
             && let (Stage::Forming(_), FormationMessage::Hello { formed: Some(formed), .. }) = (&self.stage, &message)
         {
-            self.effects.push(Effect::PersistConfiguration(formed.clone()));
+            self.effects.push(Effect::PersistConfiguration(formed.clone().into()));
             self.stage = Stage::Adopting;
             return;
         }
@@ -412,10 +415,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
                 self.follow_formation();
             }
             Stage::Running(replica) => {
-                let FormationMessage::Hello { formed, .. } = message;
-                if formed.is_none() {
-                    let formed = Some(replica.configuration().clone());
-                    let hello = FormationMessage::Hello { disk: self.start.settings.disk, formed };
+                if let FormationMessage::Hello { formed: None, .. } = message {
+                    let hello = FormationMessage::formed(self.start.settings.disk, replica.configuration());
                     self.effects.push(Effect::Send { to: from, message: PeerMessage::Formation(hello) });
                 }
             }
@@ -426,7 +427,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     fn follow_formation(&mut self) {
         let Stage::Forming(formation) = &self.stage else { return };
         match formation.state() {
-            FormationState::Waiting { .. } => {}
+            FormationState::Waiting { .. } | FormationState::Spare { .. } => {}
             FormationState::Formed(configuration) => {
                 self.stage = Stage::Adopting;
                 self.effects.push(Effect::PersistConfiguration(configuration));
@@ -539,6 +540,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Reply::Overloaded { id } => (id, ForwardResult::Overloaded),
             Reply::ReadFailed { id } => return self.reads.fail(id),
             Reply::TransferEnded { .. } => return,
+            // Nothing asks for changes of the configuration yet, and no log is cut.
+            Reply::Refused { .. } | Reply::Behind { .. } | Reply::Superseded { .. } => return,
         };
         match self.proposals.remove(&id) {
             Some(Source::Client(ticket)) => self.handle_forward_reply(self.me(), ticket, result),
@@ -682,7 +685,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 fn missing(formation: &Formation) -> Vec<ReplicaId> {
     match formation.state() {
         FormationState::Waiting { missing } => missing.into_iter().collect(),
-        FormationState::Formed(_) | FormationState::Outcast { .. } => Vec::new(),
+        FormationState::Spare { .. } | FormationState::Formed(_) | FormationState::Outcast { .. } => Vec::new(),
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Opened {
     pub disk: DiskId,
     /// The cluster's members; `None` before it is formed.
     pub configuration: Option<Configuration>,
+    /// Everything up to here is known to be chosen, and to be held as it was chosen.
+    pub held: Slot,
     /// The highest ballot that was promised.
     pub promised: Ballot,
     /// The first slot that the log holds, or will hold.
@@ -159,11 +161,14 @@ pub fn open(
     let cache = Arc::new(Cache::new(last));
     let reader = LogReader::new(directory, Arc::clone(&cache))?;
     let log = Log::start(store, held, cache, on_durable)?;
+    let held = identity.configuration.as_ref().filter(|adopted| adopted.held);
+    let held = held.map_or(Slot::ZERO, |adopted| adopted.configuration.slot);
     Ok(Opened {
         log,
         reader,
         disk: identity.disk,
-        configuration: identity.configuration,
+        configuration: identity.configuration.map(|adopted| adopted.configuration),
+        held,
         promised: identity.promised,
         base,
         last,

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use d3b::{DiskId, ReplicaId, Slot};
 use d3b_paxos::PersistBatch;
-use d3b_paxos::types::{Ballot, Configuration, Entry, Record};
+use d3b_paxos::types::{Ballot, Configuration, Entry, Founding, Record};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -23,13 +23,23 @@ pub(super) const TEMPORARY: &str = "log.sqlite3.new";
 const VERSION: u32 = 1;
 /// The version of an entry's encoding.
 const ENTRY_VERSION: u8 = 1;
+/// The version of the encoding of a configuration that was changed.
+const CONFIGURATION_VERSION: u8 = 2;
 
 /// Who writes here.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
     pub(super) disk: DiskId,
-    pub(super) configuration: Option<Configuration>,
+    pub(super) configuration: Option<Adopted>,
     pub(super) promised: Ballot,
+}
+
+/// The configuration, and how this replica came to it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Adopted {
+    pub(super) configuration: Configuration,
+    /// Whether it was adopted when it was chosen, so that everything up to its slot was held here as it was chosen.
+    pub(super) held: bool,
 }
 
 /// The connection that writes.
@@ -86,6 +96,11 @@ impl Store {
             let promised = seal(self.disk, "promised", encode(&promised));
             put(&transaction, "promised", &promised).map_err(sqlite("writing a promise"))?;
         }
+        if let Some(configuration) = &batch.configuration {
+            let adopted = Adopted { configuration: configuration.clone(), held: true };
+            let configuration = seal(self.disk, "configuration", encode_configuration(&adopted));
+            put(&transaction, "configuration", &configuration).map_err(sqlite("writing the configuration"))?;
+        }
         {
             let mut insert = transaction
                 .prepare_cached(
@@ -115,9 +130,10 @@ impl Store {
         checkpoint(&self.connection)
     }
 
-    /// Writes the configuration; when this returns, it is on disk.
+    /// Writes the configuration that this replica was told of; when this returns, it is on disk.
     pub(super) fn persist_configuration(&mut self, configuration: &Configuration) -> Result<(), LogError> {
-        let configuration = seal(self.disk, "configuration", encode(configuration));
+        let adopted = Adopted { configuration: configuration.clone(), held: false };
+        let configuration = seal(self.disk, "configuration", encode_configuration(&adopted));
         put(&self.connection, "configuration", &configuration).map_err(sqlite("writing the configuration"))
     }
 }
@@ -214,7 +230,7 @@ fn read_identity(connection: &Connection) -> Result<Identity, LogError> {
     let promised = promised.ok_or_else(|| damaged("promise"))?;
     let configuration = match get(connection, "configuration").map_err(sqlite("reading its configuration"))? {
         Some(bytes) => {
-            let found = unseal(disk, "configuration", &bytes).and_then(decode);
+            let found = unseal(disk, "configuration", &bytes).and_then(decode_configuration);
             Some(found.ok_or_else(|| damaged("configuration"))?)
         }
         None => None,
@@ -341,6 +357,23 @@ fn decode<T: for<'a> serde::Deserialize<'a>>(bytes: &[u8]) -> Option<T> {
         return None;
     }
     postcard::from_bytes(body).ok()
+}
+
+/// The configuration that formed a cluster is written as the first version of d3b did.
+fn encode_configuration(adopted: &Adopted) -> Vec<u8> {
+    match adopted.configuration.to_founding() {
+        Some(founding) => encode(&founding),
+        None => postcard::to_extend(adopted, vec![CONFIGURATION_VERSION]).expect("plain data can be written"),
+    }
+}
+
+fn decode_configuration(bytes: &[u8]) -> Option<Adopted> {
+    let (version, body) = bytes.split_first()?;
+    if *version == CONFIGURATION_VERSION {
+        return postcard::from_bytes(body).ok();
+    }
+    let founding: Founding = decode(bytes)?;
+    Some(Adopted { configuration: founding.into(), held: false })
 }
 
 fn encode_entry(entry: &Entry) -> Vec<u8> {

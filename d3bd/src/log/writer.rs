@@ -114,9 +114,9 @@ impl Log {
 fn write(mut store: Store, inbox: &Receiver<Request>, cache: &Cache, wal: &Wal, on_durable: &OnDurable) {
     for request in inbox {
         match request {
-            Request::Persist(PersistBatch { id, promised, records }) => {
-                let bytes: usize = records.iter().map(|record| record.entry.size()).sum();
-                let batch = PersistBatch { id, promised, records };
+            Request::Persist(batch) => {
+                let id = batch.id;
+                let bytes: usize = batch.records.iter().map(|record| record.entry.size()).sum();
                 let result = store.persist(&batch);
                 let failed = result.is_err();
                 if !failed {
