@@ -19,6 +19,7 @@ pub mod log;
 pub mod media;
 pub mod offline;
 pub mod peer;
+mod quarantine;
 pub mod run;
 pub mod schema;
 mod supervisor;

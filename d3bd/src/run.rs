@@ -20,11 +20,12 @@ use tokio::sync::watch;
 
 use crate::applier::{self, Applier};
 use crate::config::Settings;
-use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Start};
+use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Repair, Start};
 use crate::handle::{Handle, Parts, Waiting};
 use crate::log::{self, Log, LogError, LogReader};
 use crate::media::{self, BlobStore, Fetcher, Prefetcher};
 use crate::peer::{self, PeerConfig, PeerEvent, Peers};
+use crate::quarantine;
 
 /// How many events may wait for the driver; beyond that clients are told to come back, and peers' messages are dropped.
 const EVENTS_MAX: usize = 16_384;
@@ -263,6 +264,11 @@ impl Assembly<'_> {
             base,
             last,
             applied: engine.resume_after(),
+            repair: Repair {
+                quarantined: quarantine::read(&settings.data_dir)
+                    .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?,
+                auto: settings.repair_auto,
+            },
         };
         let driver =
             Driver::new(start, reader.clone(), clock.now()).map_err(|error| RunError::Poisoned(error.to_string()))?;
@@ -307,6 +313,7 @@ impl Assembly<'_> {
             execution: d3b_engine::EXECUTION,
         });
         let executor = Executor {
+            data_dir: settings.data_dir.clone(),
             log,
             peers,
             ranges,
@@ -540,6 +547,7 @@ impl Driving {
 
 /// Carries out effects.
 struct Executor {
+    data_dir: PathBuf,
     log: Log,
     peers: Peers,
     ranges: SyncSender<std::ops::RangeInclusive<Slot>>,
@@ -576,6 +584,14 @@ impl Executor {
             // The driver has one range under way at a time: there is always room, unless the applier is gone.
             Effect::Apply(range) => drop(self.ranges.try_send(range)),
             Effect::FetchBlob { from, reference } => return self.fetch(from, reference),
+            Effect::PersistQuarantine(reason) => {
+                if let Err(error) = quarantine::write(&self.data_dir, &reason) {
+                    self.stop.fatal(format!("that this replica is quarantined cannot be written: {error}"));
+                }
+            }
+            // What carries these out comes with snapshots.
+            Effect::Rebuild => tracing::error!("this version cannot rebuild a replica yet"),
+            Effect::CutLog(slot) => tracing::error!(%slot, "this version cannot cut the log yet"),
             Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
             Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),
         }
