@@ -193,3 +193,174 @@ fn reason(kind: Kind, (database, slot): Place, majority: &[ReplicaId], here: [u8
         majority.join(", ")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use d3b::{ClusterId, DiskId};
+    use d3b_paxos::types::{Ballot, Member, Now, PersistId, Record, Ticks};
+    use d3b_paxos::{Settings, StorageError};
+
+    use super::super::{Event, Phase, ReadRequest, Start, Ticket};
+    use super::*;
+
+    /// A log without a record.
+    #[derive(Debug, Clone)]
+    struct Empty;
+
+    impl Storage for Empty {
+        fn read(&self, _: Slot, _: Slot, _: usize) -> Result<Vec<Record>, StorageError> {
+            Ok(Vec::new())
+        }
+    }
+
+    #[derive(Debug)]
+    struct Written;
+
+    impl Proof for Written {
+        fn id(&self) -> PersistId {
+            PersistId(1)
+        }
+    }
+
+    const DISK: DiskId = DiskId([1; 16]);
+    const PLACE_SLOT: Slot = Slot(5);
+
+    fn now(ticks: u64) -> Now {
+        Now { ticks: Ticks(ticks), clock_ms: ticks }
+    }
+
+    fn shop() -> DatabaseId {
+        DatabaseId::derive(&d3b::DatabaseName::new("shop").unwrap(), "")
+    }
+
+    /// Replica 1 of some, which holds `[1; 16]`.
+    fn driver(voters: u32, repair: Repair) -> Driver<Empty, Written> {
+        let member = |id: u32| (ReplicaId(id), Member::voter(DiskId([id.to_le_bytes()[0]; 16]), format!("peer:{id}")));
+        let members: BTreeMap<ReplicaId, Member> = (1..=voters).map(member).collect();
+        let settings = Settings {
+            id: ReplicaId(1),
+            disk: DISK,
+            heartbeat: Ticks(50),
+            election_timeout_min: Ticks(300),
+            election_timeout_max: Ticks(600),
+            seed: 7,
+            inflight_bytes_max: 1 << 20,
+            message_bytes_max: 1 << 20,
+            clock_ahead_ms_max: 1_000,
+        };
+        let start = Start {
+            settings,
+            replicas: BTreeMap::new(),
+            configuration: Some(Configuration::founding(ClusterId([7; 16]), members)),
+            held: Slot::ZERO,
+            promised: Ballot::ZERO,
+            base: Slot(1),
+            last: Slot::ZERO,
+            applied: Slot::ZERO,
+            repair,
+        };
+        let mut driver = Driver::new(start, Empty, now(0)).unwrap();
+        driver.sums.record_chain(shop(), PLACE_SLOT, [1; 16]);
+        driver.sums.record_content(shop(), PLACE_SLOT, [1; 16]);
+        driver
+    }
+
+    fn tell(driver: &mut Driver<Empty, Written>, from: u32, sum: u8) {
+        let message = PeerMessage::Gossip { applied: PLACE_SLOT, fingerprints: vec![(shop(), PLACE_SLOT, [sum; 16])] };
+        driver.handle(now(1), Event::Peer { from: ReplicaId(from), message }).unwrap();
+    }
+
+    fn is_quarantined(driver: &Driver<Empty, Written>) -> bool {
+        matches!(driver.status().phase, Phase::Quarantined { .. })
+    }
+
+    #[test]
+    fn the_minority_is_quarantined_and_says_so_to_its_disk_and_to_whoever_waits() {
+        let mut driver = driver(3, Repair::default());
+        driver.handle(now(1), Event::Read(ReadRequest { ticket: Ticket(1), deadline: Ticks(9_000) })).unwrap();
+        tell(&mut driver, 2, 2);
+        assert!(!is_quarantined(&driver), "one against one decides nothing");
+        tell(&mut driver, 3, 2);
+        assert!(is_quarantined(&driver));
+        let effects = driver.take_effects();
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::PersistQuarantine(_))));
+        let told = |effect: &Effect<Written>| {
+            matches!(effect, Effect::ReadDone { result: Err(Unavailable::Quarantined { .. }), .. })
+        };
+        assert!(effects.iter().any(told));
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Rebuild)), "nobody asked for that");
+        // However much time passes, it says nothing to anybody, and asks for nothing to be written.
+        for ticks in (0..20_000).step_by(50) {
+            driver.tick(now(ticks)).unwrap();
+            driver.pump().unwrap();
+        }
+        assert!(driver.take_effects().is_empty());
+        driver.handle(now(20_000), Event::Read(ReadRequest { ticket: Ticket(2), deadline: Ticks(30_000) })).unwrap();
+        assert!(driver.take_effects().iter().any(told));
+    }
+
+    #[test]
+    fn what_differs_on_the_disk_alone_counts_as_well() {
+        let mut driver = driver(3, Repair::default());
+        for from in [2, 3] {
+            let message = PeerMessage::Contents { digests: vec![(shop(), PLACE_SLOT, [2; 16])] };
+            driver.handle(now(1), Event::Peer { from: ReplicaId(from), message }).unwrap();
+        }
+        assert!(is_quarantined(&driver));
+    }
+
+    #[test]
+    fn the_majority_and_both_halves_go_on() {
+        let check = |voters: u32, told: &[u8]| {
+            let mut driver = driver(voters, Repair::default());
+            for (from, sum) in (2..).zip(told) {
+                tell(&mut driver, from, *sum);
+            }
+            assert!(!is_quarantined(&driver), "{told:?}");
+            assert!(!driver.status().divergences.is_empty(), "{told:?} is shown all the same");
+        };
+        check(3, &[1, 2]);
+        check(4, &[1, 2, 2]);
+        check(3, &[2, 3]);
+        check(2, &[2]);
+        check(5, &[1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn strangers_have_no_say() {
+        let mut driver = driver(3, Repair::default());
+        for stranger in 4..8 {
+            tell(&mut driver, stranger, 2);
+        }
+        assert!(!is_quarantined(&driver));
+    }
+
+    #[test]
+    fn a_restart_changes_nothing() {
+        let quarantined = Repair { quarantined: Some("it differs".to_owned()), auto: false };
+        let driver = driver(3, quarantined);
+        assert_eq!(driver.status().phase, Phase::Quarantined { reason: "it differs".to_owned() });
+        assert_eq!(driver.status().members.len(), 3);
+    }
+
+    #[test]
+    fn it_is_rebuilt_when_it_is_told_to_or_by_itself() {
+        let rebuilds = |driver: &mut Driver<Empty, Written>| {
+            driver.take_effects().iter().filter(|effect| matches!(effect, Effect::Rebuild)).count()
+        };
+        let mut by_itself = driver(3, Repair { quarantined: None, auto: true });
+        tell(&mut by_itself, 2, 2);
+        tell(&mut by_itself, 3, 2);
+        assert_eq!(rebuilds(&mut by_itself), 1);
+        let mut after_restart = driver(3, Repair { quarantined: Some("it differs".to_owned()), auto: true });
+        assert_eq!(rebuilds(&mut after_restart), 1);
+        let mut healthy = driver(3, Repair::default());
+        healthy.handle(now(1), Event::Rebuild { force: false }).unwrap();
+        assert_eq!(rebuilds(&mut healthy), 0);
+        healthy.handle(now(1), Event::Rebuild { force: true }).unwrap();
+        assert!(is_quarantined(&healthy));
+        assert_eq!(rebuilds(&mut healthy), 1);
+    }
+}
