@@ -22,5 +22,6 @@ pub mod peer;
 mod quarantine;
 pub mod run;
 pub mod schema;
+mod scrub;
 mod supervisor;
 pub mod time;

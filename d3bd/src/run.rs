@@ -8,8 +8,8 @@
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -26,6 +26,7 @@ use crate::log::{self, Log, LogError, LogReader};
 use crate::media::{self, BlobStore, Fetcher, Prefetcher};
 use crate::peer::{self, PeerConfig, PeerEvent, Peers};
 use crate::quarantine;
+use crate::scrub::{self, Scrubber};
 
 /// How many events may wait for the driver; beyond that clients are told to come back, and peers' messages are dropped.
 const EVENTS_MAX: usize = 16_384;
@@ -278,6 +279,22 @@ impl Assembly<'_> {
         let waiting = Arc::new(Waiting::default());
         let readers = engine.readers();
         let others: Vec<ReplicaId> = settings.replicas.keys().copied().filter(|id| *id != settings.id).collect();
+        let (damages, damaged) = channel();
+        let durable = Arc::new(AtomicU64::new(0));
+        let scrubber = Scrubber {
+            replica: settings.id,
+            bytes_per_second: settings.scrub_bytes_per_second,
+            log: reader.clone(),
+            readers: readers.clone(),
+            blobs: blobs.clone(),
+            fetcher: fetcher.clone(),
+            runtime: runtime.handle().clone(),
+            events: events.clone(),
+            status: status_watch.clone(),
+            durable: Arc::clone(&durable),
+            damages,
+            stop: Arc::clone(&stop),
+        };
         let applier = Applier {
             engine,
             log: reader.clone(),
@@ -292,6 +309,8 @@ impl Assembly<'_> {
             applied,
             events: events.clone(),
             status: status_watch.clone(),
+            durable,
+            damages: damaged,
             stop: Arc::clone(&stop),
         };
         let (ranges, applier_thread) =
@@ -333,11 +352,17 @@ impl Assembly<'_> {
             .spawn(move || driving.run(&driver_stop))
             .map_err(|source| RunError::System { what: "a thread", source })?;
 
+        let scrub_thread = (settings.scrub_bytes_per_second > 0).then(|| scrub::spawn(scrubber)).transpose();
+        let scrub_thread = scrub_thread.map_err(|source| RunError::System { what: "a thread", source })?;
+
         runtime.block_on(serve(settings, &handle, http, &events, &stop, status_watch))?;
 
         // HTTP is drained. The driver ends first: dropping its executor ends the applier, which syncs the databases.
         stop.ask();
         let executor = driver_thread.join().map_err(|_| RunError::Poisoned("the driver panicked".to_owned()))?;
+        if let Some(Err(_)) = scrub_thread.map(std::thread::JoinHandle::join) {
+            tracing::error!("the thread that looks for damage panicked");
+        }
         let Executor { log, ranges, .. } = executor;
         drop(ranges);
         applier_thread.join().map_err(|_| RunError::Poisoned("the applier panicked".to_owned()))?;

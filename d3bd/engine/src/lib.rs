@@ -31,6 +31,7 @@ pub mod planted;
 pub mod random;
 pub mod reader;
 pub mod requests;
+pub mod scrub;
 mod statement;
 #[cfg(test)]
 mod tests;
