@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::message::{Envelope, Message};
-use d3b_paxos::types::{Ballot, Configuration, Entry, Epoch, Member, Now, ProposalId, ReadId, Ticks};
+use d3b_paxos::types::{Ballot, Configuration, Entry, Member, Now, ProposalId, ReadId, Ticks};
 use d3b_paxos::{Input, PersistBatch, Proposal, Ready, Replica, Reply, Restored, Role, Settings, Status};
 
 use crate::disk::Disk;
@@ -73,7 +73,7 @@ impl World {
     pub fn new() -> World {
         World {
             nodes: BTreeMap::new(),
-            configuration: Configuration { cluster: ClusterId([7; 16]), epoch: Epoch(0), members: BTreeMap::new() },
+            configuration: Configuration::founding(ClusterId([7; 16]), BTreeMap::new()),
             ticks: 0,
             network: Vec::new(),
             held: BTreeSet::new(),
@@ -199,7 +199,7 @@ impl World {
     fn form(&mut self, count: u32) -> Told {
         for id in (1..=count).map(ReplicaId) {
             let disk_id = DiskId([u8::try_from(id.0).map_err(|_| "too many replicas")?; 16]);
-            self.configuration.members.insert(id, Member { disk: disk_id, peer: format!("replica-{id}") });
+            self.configuration.members.insert(id, Member::voter(disk_id, format!("replica-{id}")));
             let node = Node {
                 replica: None,
                 disk: Disk::blank(),
@@ -240,7 +240,6 @@ impl World {
             seed: u64::from(id.0) * 1_000 + node.starts,
             inflight_bytes_max: 64 << 10,
             message_bytes_max: 4 << 10,
-            execution: 1,
             clock_ahead_ms_max: 10_000,
         };
         let restored = Restored {

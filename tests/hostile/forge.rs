@@ -303,9 +303,9 @@ impl Forge {
             2 => 5..8,
             _ => 1..1_000,
         };
-        let member = |id: u32| (ReplicaId(id), Member { disk: DiskId([0xdd; 16]), peer: "nowhere:1".to_owned() });
+        let member = |id: u32| (ReplicaId(id), FoundingMember { disk: DiskId([0xdd; 16]), peer: "nowhere:1".to_owned() });
         let members: BTreeMap<ReplicaId, Member> = ids.map(member).collect();
-        let formed = Some(Configuration { cluster: ClusterId([0xcc; 16]), epoch: Epoch(self.number()), members });
+        let formed = Some(Founding { cluster: ClusterId([0xcc; 16]), epoch: Epoch(self.number()), members });
         FormationMessage::Hello { disk, formed }
     }
 }

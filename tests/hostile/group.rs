@@ -57,9 +57,9 @@ impl Group {
     /// Three replicas of a formed cluster, or three that have yet to meet.
     pub fn new(seed: u64, is_formed: bool) -> Group {
         let ids = (1..=3).map(ReplicaId);
-        let member = |id: ReplicaId| (id, Member { disk: disk_id(id), peer: format!("replica-{id}") });
+        let member = |id: ReplicaId| (id, Member::voter(disk_id(id), format!("replica-{id}")));
         let members = ids.clone().map(member).collect();
-        let configuration = Configuration { cluster: ClusterId([7; 16]), epoch: Epoch(0), members };
+        let configuration = Configuration::founding(ClusterId([7; 16]), members);
         let mut random = Random::new(seed);
         let forge = Forge::new(random.word(), configuration.clone());
         let mut group = Group {

@@ -273,9 +273,9 @@ fn disk_of(id: ReplicaId) -> DiskId {
 }
 
 fn configuration(replicas: u32) -> Configuration {
-    let member = |id| (id, Member { disk: disk_of(id), peer: String::new() });
+    let member = |id| (id, Member::voter(disk_of(id), String::new()));
     let members = (1..=replicas).map(ReplicaId).map(member).collect();
-    Configuration { cluster: ClusterId([7; 16]), epoch: Epoch(0), members }
+    Configuration::founding(ClusterId([7; 16]), members)
 }
 
 /// Time stands still.

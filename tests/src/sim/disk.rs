@@ -33,6 +33,8 @@ struct Stored {
 #[derive(Debug)]
 struct Contents {
     promised: Ballot,
+    /// The configuration, and whether it was adopted when it was chosen.
+    configuration: Option<(Configuration, bool)>,
     records: BTreeMap<Slot, Stored>,
 }
 
@@ -44,7 +46,7 @@ pub struct LogFile {
 
 impl LogFile {
     fn blank() -> LogFile {
-        let contents = Contents { promised: Ballot::ZERO, records: BTreeMap::new() };
+        let contents = Contents { promised: Ballot::ZERO, configuration: None, records: BTreeMap::new() };
         LogFile { contents: Rc::new(RefCell::new(contents)) }
     }
 
@@ -52,6 +54,25 @@ impl LogFile {
     #[must_use]
     pub fn promised(&self) -> Ballot {
         self.contents.borrow().promised
+    }
+
+    /// The configuration that was adopted last.
+    #[must_use]
+    pub fn configuration(&self) -> Option<Configuration> {
+        self.contents.borrow().configuration.as_ref().map(|(configuration, _)| configuration.clone())
+    }
+
+    /// Everything up to here was held as it was chosen.
+    #[must_use]
+    pub fn held(&self) -> Slot {
+        let contents = self.contents.borrow();
+        let held = contents.configuration.as_ref().filter(|(_, held)| *held);
+        held.map_or(Slot::ZERO, |(configuration, _)| configuration.slot)
+    }
+
+    /// Writes a configuration that its replica was told of.
+    pub fn form(&self, configuration: Configuration) {
+        self.contents.borrow_mut().configuration = Some((configuration, false));
     }
 
     /// The last slot that it holds.
@@ -77,6 +98,9 @@ impl LogFile {
         let mut contents = self.contents.borrow_mut();
         if let Some(promised) = batch.promised {
             contents.promised = promised;
+        }
+        if let Some(configuration) = &batch.configuration {
+            contents.configuration = Some((configuration.clone(), true));
         }
         for record in &batch.records {
             contents.records.insert(record.slot, Stored { record: record.clone(), damaged: false });
@@ -163,8 +187,6 @@ impl Blobs for BlobFiles {
 pub struct Disk {
     /// Made when it was formatted.
     pub id: DiskId,
-    /// The configuration that formed the cluster.
-    pub configuration: Option<Configuration>,
     /// The Paxos log.
     pub log: LogFile,
     /// The blobs.
@@ -175,6 +197,6 @@ impl Disk {
     /// A disk that was just formatted.
     #[must_use]
     pub fn blank(id: DiskId) -> Disk {
-        Disk { id, configuration: None, log: LogFile::blank(), blobs: BlobFiles::default() }
+        Disk { id, log: LogFile::blank(), blobs: BlobFiles::default() }
     }
 }

@@ -145,7 +145,9 @@ impl Oracle {
             | Message::Nack { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. }
-            | Message::TimeoutNow { .. } => {}
+            | Message::TimeoutNow { .. }
+            | Message::Behind { .. }
+            | Message::Superseded { .. } => {}
         }
         Ok(())
     }
