@@ -6,6 +6,7 @@
 mod complaints;
 mod frame;
 mod handshake;
+mod link;
 mod message;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,7 +18,6 @@ use std::time::Duration;
 use d3b::{ClusterId, ReplicaId};
 use futures_util::future::BoxFuture;
 use rustix::net::sockopt;
-use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
@@ -29,19 +29,11 @@ pub use message::{ForwardResult, PeerMessage};
 
 /// How many bytes may wait for a peer; what comes on top is lost.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
-/// How many messages are written at once, and about how many bytes of them: what waits for a peer that was away may be
-/// much more, and must not be copied whole.
-const WRITTEN_AT_ONCE: usize = 1_024;
-const WRITTEN_BYTES: usize = 1 << 20;
-/// A peer that takes not one byte for so long is disconnected.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same, for what has left this machine, by the kernel's clock.
+/// A peer that takes nothing of what has left this machine for so long is disconnected, by the kernel's clock.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED_MS_MAX: u32 = 30_000;
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How soon a connection that failed is tried again: at first, and at most.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
 /// How many connections may be open from peers, blobs' streams included.
 const ACCEPTED_MAX: usize = 256;
 /// How many may have connected without having said yet who they are.
@@ -135,7 +127,7 @@ pub fn start(config: PeerConfig, events: OnEvent, runtime: &tokio::runtime::Hand
         events,
     });
     for (id, waiting, bytes) in queues {
-        runtime.spawn(keep_connected(Arc::clone(&shared), id, waiting, bytes));
+        runtime.spawn(link::keep_connected(Arc::clone(&shared), id, waiting, bytes));
     }
     runtime.spawn(accept_all(Arc::clone(&shared), listener, on_stream));
     Peers { shared }
@@ -201,94 +193,6 @@ impl Shared {
     fn complain(&self, who: Who, address: Option<SocketAddr>, error: &HandshakeError) {
         self.complaints.lock().expect("no panic while held").complain(who, address, error);
     }
-}
-
-/// Keeps a connection to one peer and writes to it what waits.
-async fn keep_connected(
-    shared: Arc<Shared>,
-    to: ReplicaId,
-    mut waiting: mpsc::UnboundedReceiver<Vec<u8>>,
-    bytes: Arc<AtomicUsize>,
-) {
-    let mut pause = RECONNECT.0;
-    loop {
-        match shared.connect(to, Purpose::Messages).await {
-            Ok(stream) => {
-                tracing::debug!(peer = %to, "connected");
-                pause = RECONNECT.0;
-                // What waited for a connection is stale; whoever cares has said it again since.
-                drain(&mut waiting, &bytes);
-                if !write_all(stream, &mut waiting, &bytes).await {
-                    return;
-                }
-                tracing::debug!(peer = %to, "disconnected");
-            }
-            Err(HandshakeError::Frame(error)) => tracing::debug!(peer = %to, %error, "cannot connect"),
-            Err(error) => shared.complain(Who::Replica(to), None, &error),
-        }
-        (shared.events)(PeerEvent::Reset { replica: to });
-        tokio::time::sleep(pause).await;
-        drain(&mut waiting, &bytes);
-        if waiting.is_closed() {
-            return;
-        }
-        pause = (pause * 2).min(RECONNECT.1);
-    }
-}
-
-fn drain(waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>, bytes: &AtomicUsize) {
-    while let Ok(frame) = waiting.try_recv() {
-        bytes.fetch_sub(frame.len(), Ordering::Relaxed);
-    }
-}
-
-/// Writes until the connection ends; false when there is nobody left to write for.
-async fn write_all(stream: TcpStream, waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>, bytes: &AtomicUsize) -> bool {
-    let (mut incoming, mut outgoing) = stream.into_split();
-    let mut frames = Vec::new();
-    let mut buffer = Vec::new();
-    loop {
-        let mut nothing = [0; 1];
-        tokio::select! {
-            count = waiting.recv_many(&mut frames, WRITTEN_AT_ONCE) => {
-                if count == 0 {
-                    return false;
-                }
-            }
-            // Nothing is ever sent this way: this tells at once when the peer's process has died.
-            _ = incoming.read(&mut nothing) => return true,
-        }
-        let mut taken = frames.drain(..).peekable();
-        while let Some(frame) = taken.next() {
-            buffer.extend_from_slice(&frame);
-            drop(frame);
-            if buffer.len() < WRITTEN_BYTES && taken.peek().is_some() {
-                continue;
-            }
-            let written = write_steadily(&mut outgoing, &buffer).await;
-            bytes.fetch_sub(buffer.len(), Ordering::Relaxed);
-            if !written {
-                bytes.fetch_sub(taken.map(|frame| frame.len()).sum(), Ordering::Relaxed);
-                return true;
-            }
-            buffer.clear();
-        }
-        if buffer.capacity() > 4 << 20 {
-            buffer = Vec::new();
-        }
-    }
-}
-
-/// Writes everything, however long it takes, as long as the other side takes some of it now and then: what waits may be
-/// more than a slow line carries within any timeout. False when the connection is of no use any more.
-async fn write_steadily(stream: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) -> bool {
-    while !bytes.is_empty() {
-        match tokio::time::timeout(WRITE_TIMEOUT, stream.write(bytes)).await {
-            Ok(Ok(written)) if written > 0 => bytes = &bytes[written..],
-            Ok(Ok(_) | Err(_)) | Err(_) => return false,
-        }
-    }
-    true
 }
 
 /// Messages leave at once, and a peer whose machine is gone, or that takes nothing, does not keep a connection for ever.
@@ -520,23 +424,6 @@ mod tests {
         let youngest = crowd.last().unwrap();
         youngest.set_nonblocking(true).unwrap();
         assert_eq!(youngest.peek(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-    }
-
-    #[tokio::test]
-    async fn a_slow_line_is_no_reason_to_disconnect_and_a_closed_one_is() {
-        let (mut here, mut there) = tokio::io::duplex(1_000);
-        let slow = async {
-            let mut heard = 0;
-            let mut piece = [0; 100];
-            while heard < 10_000 {
-                tokio::task::yield_now().await;
-                heard += there.read(&mut piece).await.unwrap();
-            }
-            drop(there);
-        };
-        let (written, ()) = tokio::join!(write_steadily(&mut here, &[7; 10_000]), slow);
-        assert!(written);
-        assert!(!write_steadily(&mut here, &[7; 10_000]).await);
     }
 
     #[test]
