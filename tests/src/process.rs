@@ -1,5 +1,6 @@
 //! Child processes that never outlive the test, and what `/proc` tells of them.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -113,6 +114,25 @@ pub fn peak_memory(pid: u32) -> u64 {
 /// When there is no such process.
 pub fn forget_peak(pid: u32) {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the peak of a child of ours can be reset");
+}
+
+/// The other ends of the open connections over IPv4 in the network of a process.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn connections(pid: u32) -> Vec<SocketAddr> {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("the process is there");
+    let parse = |line: &str| -> Option<SocketAddr> {
+        let mut words = line.split_whitespace().skip(2);
+        let (remote, state) = (words.next()?, words.next()?);
+        let (address, port) = remote.split_once(':')?;
+        // The kernel writes the four bytes as a number of its own order.
+        let address = Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?.to_ne_bytes());
+        (state == ESTABLISHED).then_some(SocketAddr::new(address.into(), u16::from_str_radix(port, 16).ok()?))
+    };
+    table.lines().skip(1).filter_map(parse).collect()
 }
 
 /// Whether a process is there and has not ended.

@@ -19,8 +19,9 @@ const WRITTEN_AT_ONCE: usize = 1_024;
 const WRITTEN_BYTES: usize = 1 << 20;
 /// A peer that takes not one byte for so long is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How soon a connection that failed is tried again: at first, and at most.
-const RECONNECT: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(500));
+/// How soon a connection that failed is tried again: at first, and at most. The most is little, for nobody tells when the
+/// peer is there again, and an attempt costs a few packets.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 
 /// Keeps a connection to one peer and writes to it what waits.
 pub(super) async fn keep_connected(
@@ -41,18 +42,36 @@ pub(super) async fn keep_connected(
                     return;
                 }
                 tracing::debug!(peer = %to, "disconnected");
+                (shared.events)(PeerEvent::Reset { replica: to });
             }
-            Err(HandshakeError::Frame(error)) => tracing::debug!(peer = %to, %error, "cannot connect"),
-            Err(error) => shared.complain(Who::Replica(to), None, &error),
+            Err(error) => {
+                match &error {
+                    HandshakeError::Frame(error) => tracing::debug!(peer = %to, %error, "cannot connect"),
+                    error => shared.complain(Who::Replica(to), None, error),
+                }
+                if !error.is_silence() {
+                    (shared.events)(PeerEvent::Reset { replica: to });
+                }
+            }
         }
-        (shared.events)(PeerEvent::Reset { replica: to });
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => {}
+            () = shared.came(to) => {}
+        }
         drain(&mut waiting, &bytes);
         if waiting.is_closed() {
             return;
         }
         pause = (pause * 2).min(RECONNECT.1);
     }
+}
+
+/// Between half of it and all of it, so that those who lost a peer together do not come back to it all at once.
+fn jittered(pause: Duration) -> Duration {
+    let mut chance = [0];
+    // Without chance it is the longest.
+    let part = getrandom::fill(&mut chance).map_or(u32::from(u8::MAX), |()| u32::from(chance[0]));
+    pause / 2 + pause / 2 * part / u32::from(u8::MAX)
 }
 
 fn drain(waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>, bytes: &AtomicUsize) {

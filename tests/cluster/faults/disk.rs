@@ -309,11 +309,7 @@ fn a_flipped_bit_in_a_log_record_is_never_given_to_anybody() {
         let healthy: Vec<u32> = cluster.ids().into_iter().filter(|id| *id != damaged).collect();
         wait_until("the others go on", PATIENCE, || {
             let _ = cluster.live().contains(&damaged) && cluster.replica_mut(damaged).has_ended().is_some();
-            healthy.iter().all(|id| {
-                let url = cluster.replica(*id).url("/readyz");
-                let answer = cluster.http.try_send("GET", &url, &[], ureq::SendBody::none());
-                answer.is_ok_and(|answer| answer.status == 200)
-            })
+            healthy.iter().all(|id| cluster.replica(*id).is_ready())
         });
         for id in &healthy {
             assert_eq!(cluster.replica(*id).value("shop", "SELECT count(*) || ' ' || sum(n) FROM t"), "20 190");

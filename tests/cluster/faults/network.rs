@@ -1,11 +1,13 @@
 //! Replicas that hear one another badly, one way only, or not at all.
 
+use std::time::Duration;
+
 use d3b_tests::faults::needs::{self, are_met};
 use d3b_tests::faults::network::{CUT, Line, Network};
 use d3b_tests::faults::with_seeds;
 use d3b_tests::recorder::{Keys, Recorder};
 use d3b_tests::sim::random::Random;
-use d3b_tests::{Cluster, Options};
+use d3b_tests::{Cluster, Options, wait_until};
 
 /// Three replicas on hosts of their own.
 fn start(random: &mut Random) -> (Cluster, Network) {
@@ -108,5 +110,33 @@ fn loss_delay_doubling_and_reordering_keep_histories_linearizable() {
         cluster.leader();
         recorder.wait_for_more(100);
         recorder.finish().verify(&cluster);
+    });
+}
+
+/// TCP would ask the other end of a line again after twice the time each time, and so would stay silent after a cut for as
+/// long as the cut has lasted.
+#[test]
+fn links_over_a_line_that_is_cut_are_given_up_and_made_anew() {
+    /// Many times what it takes, and less than the kernel or a test would be patient by themselves.
+    const GIVEN_UP: Duration = Duration::from_secs(15);
+    if !are_met(&[needs::NETWORK]) {
+        return;
+    }
+    with_seeds(|random| {
+        let (cluster, network) = start(random);
+        for leads in [true, false, true] {
+            let alone = if leads { cluster.leader() } else { cluster.follower() };
+            let others = others(&cluster, alone);
+            others.iter().for_each(|id| network.part(alone, *id));
+            wait_until("whoever speaks over the cut has given its connection up", GIVEN_UP, || {
+                others.iter().all(|id| !cluster.replica(alone).speaks_to(cluster.replica(*id)))
+            });
+            let leader = cluster.leader_among(&others);
+            wait_until("the leader has given its connection up", GIVEN_UP, || {
+                !cluster.replica(leader).speaks_to(cluster.replica(alone))
+            });
+            network.heal();
+            wait_until("the one that was alone takes part again", GIVEN_UP, || cluster.replica(alone).is_ready());
+        }
     });
 }
