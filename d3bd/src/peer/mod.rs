@@ -218,6 +218,8 @@ impl Shared {
         let Patience { dial, silence } = self.patience;
         let mut stream = loop {
             tokio::select! {
+                // A connection that is there is not thrown away.
+                biased;
                 stream = tokio::time::timeout(dial, TcpStream::connect(address)) => {
                     break stream.map_err(|_| HandshakeError::Silent)??;
                 }
@@ -360,9 +362,6 @@ async fn converse(
     on_stream: &OnStream,
 ) -> Result<(), HandshakeError> {
     shared.https.lock().expect("no panic while held").insert(peer.replica, peer.http);
-    if let Some(outgoing) = shared.outgoing.get(&peer.replica) {
-        outgoing.came.notify_waiters();
-    }
     match purpose {
         Purpose::Http => {
             on_stream(stream).await;
@@ -370,6 +369,9 @@ async fn converse(
         }
         Purpose::Messages => {
             let number = shared.count_connection(peer.replica);
+            if let Some(outgoing) = shared.outgoing.get(&peer.replica) {
+                outgoing.came.notify_waiters();
+            }
             let result = listen_to(shared, peer.replica, stream).await;
             // One that the peer gave up itself, and that is noticed here only now, says nothing about the peer.
             if shared.heard_on.lock().expect("no panic while held").get(&peer.replica) == Some(&number) {
