@@ -28,6 +28,7 @@ use d3b_paxos::types::{
 };
 use d3b_paxos::{Input, PersistBatch, Planted, Proposal, Ready, Replica, Restored, Role, Settings};
 use d3b_paxos::{Storage, StorageError};
+use d3b_tests::durability;
 
 /// What may happen in a scene, and how often: the bounds that make it finite.
 #[derive(Debug, Clone)]
@@ -135,6 +136,16 @@ pub enum Law {
 pub struct Disk {
     records: BTreeMap<Slot, Record>,
     promised: Option<Ballot>,
+}
+
+impl durability::Disk for Disk {
+    fn promised(&self) -> Ballot {
+        self.promised.unwrap_or(Ballot::ZERO)
+    }
+
+    fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
+        self.records.get(&slot).is_some_and(condition)
+    }
 }
 
 impl Storage for Disk {
@@ -546,30 +557,22 @@ impl World {
         normalize(&mut envelope);
         let node = self.node(id);
         let disk = node.core.storage();
-        let promised = disk.promised.unwrap_or(Ballot::ZERO);
-        let holds = |slot: Slot, ballot: Ballot| disk.records.get(&slot).is_some_and(|record| record.ballot == ballot);
+        let value = |slot| self.past.chosen.get(&slot).map(|(_, entry)| entry);
+        let durable = durability::check(&envelope.message, disk, node.applied, value).is_ok();
         let chosen = |upto: Slot| (1..=upto.0).all(|slot| self.past.chosen.contains_key(&Slot(slot)));
-        let (mut durable, mut told) = (true, true);
+        let mut told = true;
         match &envelope.message {
             Message::Prepare { ballot, .. } => {
-                durable = promised >= *ballot;
                 let ballot = *ballot;
                 let campaigned = &mut self.nodes[index(id)];
                 Arc::make_mut(campaigned).campaigned = ballot.max(campaigned.campaigned);
             }
-            Message::Promise { ballot, records, commit, .. } => {
-                durable = promised >= *ballot && records.iter().all(|record| holds(record.slot, record.ballot));
-                told = chosen(*commit);
-            }
-            Message::Accepted { ballot, upto, .. } => {
-                durable =
-                    promised >= *ballot && (node.applied.next().0..=upto.0).all(|slot| holds(Slot(slot), *ballot));
-            }
-            Message::Accept { commit, .. } => told = chosen(*commit),
+            Message::Promise { commit, .. } | Message::Accept { commit, .. } => told = chosen(*commit),
             Message::ReadIndexReply { index, .. } => told = index.is_none_or(chosen),
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
             | Message::PromiseMore { .. }
+            | Message::Accepted { .. }
             | Message::Nack { .. }
             | Message::ReadIndex { .. }
             | Message::TimeoutNow { .. } => {}
