@@ -197,6 +197,12 @@ impl Cluster {
         self.replicas.values().filter(|replica| replica.is_running()).map(|replica| replica.id).collect()
     }
 
+    /// The ids of those that run, but one.
+    #[must_use]
+    pub fn others(&self, than: u32) -> Vec<u32> {
+        self.live().into_iter().filter(|id| *id != than).collect()
+    }
+
     /// A replica.
     #[must_use]
     pub fn replica(&self, id: u32) -> &Replica {

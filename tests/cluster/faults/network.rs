@@ -15,22 +15,27 @@ fn start(random: &mut Random) -> (Cluster, Network) {
     (Cluster::with(Options::default().on(network.replicas())), network)
 }
 
-fn others(cluster: &Cluster, than: u32) -> Vec<u32> {
-    cluster.ids().into_iter().filter(|id| *id != than).collect()
-}
-
-#[test]
-fn a_leader_that_is_cut_off_answers_nothing_and_the_others_go_on() {
+/// Lets clients work on them, and checks what they were told.
+fn at_work(test: impl Fn(&mut Random, &Cluster, &Network, &Recorder)) {
     if !are_met(&[needs::NETWORK]) {
         return;
     }
     with_seeds(|random| {
         let (cluster, network) = start(random);
         let recorder = Recorder::start(&cluster, random, Keys::Dated);
+        test(random, &cluster, &network, &recorder);
+        recorder.wait_for_more(100);
+        recorder.finish().verify(&cluster);
+    });
+}
+
+#[test]
+fn a_leader_that_is_cut_off_answers_nothing_and_the_others_go_on() {
+    at_work(|_, cluster, network, recorder| {
         for _ in 0..3 {
             recorder.wait_for_more(50);
             let alone = cluster.leader();
-            let others = others(&cluster, alone);
+            let others = cluster.others(alone);
             others.iter().for_each(|id| network.part(alone, *id));
             cluster.leader_among(&others);
             recorder.wait_for_more(100);
@@ -39,8 +44,6 @@ fn a_leader_that_is_cut_off_answers_nothing_and_the_others_go_on() {
             network.heal();
             cluster.leader();
         }
-        recorder.wait_for_more(100);
-        recorder.finish().verify(&cluster);
     });
 }
 
@@ -48,16 +51,11 @@ fn a_leader_that_is_cut_off_answers_nothing_and_the_others_go_on() {
 /// for good.
 #[test]
 fn lines_that_are_cut_one_way_leave_a_leader() {
-    if !are_met(&[needs::NETWORK]) {
-        return;
-    }
-    with_seeds(|random| {
-        let (cluster, network) = start(random);
-        let recorder = Recorder::start(&cluster, random, Keys::Dated);
+    at_work(|random, cluster, network, recorder| {
         for round in 0..6 {
             recorder.wait_for_more(50);
             let leader = cluster.leader();
-            let others = others(&cluster, leader);
+            let others = cluster.others(leader);
             let (one, two) = (others[0], others[1]);
             match round {
                 0 => others.iter().for_each(|id| network.set(leader, *id, CUT)),
@@ -77,19 +75,12 @@ fn lines_that_are_cut_one_way_leave_a_leader() {
             network.heal();
             cluster.leader();
         }
-        recorder.wait_for_more(100);
-        recorder.finish().verify(&cluster);
     });
 }
 
 #[test]
 fn loss_delay_doubling_and_reordering_keep_histories_linearizable() {
-    if !are_met(&[needs::NETWORK]) {
-        return;
-    }
-    with_seeds(|random| {
-        let (cluster, network) = start(random);
-        let recorder = Recorder::start(&cluster, random, Keys::Dated);
+    at_work(|random, cluster, network, recorder| {
         for _ in 0..3 {
             let bad = Line {
                 cut: false,
@@ -108,8 +99,6 @@ fn loss_delay_doubling_and_reordering_keep_histories_linearizable() {
         }
         network.heal();
         cluster.leader();
-        recorder.wait_for_more(100);
-        recorder.finish().verify(&cluster);
     });
 }
 
@@ -126,7 +115,7 @@ fn links_over_a_line_that_is_cut_are_given_up_and_made_anew() {
         let (cluster, network) = start(random);
         for leads in [true, false, true] {
             let alone = if leads { cluster.leader() } else { cluster.follower() };
-            let others = others(&cluster, alone);
+            let others = cluster.others(alone);
             others.iter().for_each(|id| network.part(alone, *id));
             wait_until("whoever speaks over the cut has given its connection up", GIVEN_UP, || {
                 others.iter().all(|id| !cluster.replica(alone).speaks_to(cluster.replica(*id)))
