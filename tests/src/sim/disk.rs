@@ -12,6 +12,8 @@ use d3b_paxos::types::{Ballot, Configuration, PersistId, Record};
 use d3b_paxos::{PersistBatch, Storage, StorageError};
 use d3bd::log::Proof;
 
+use crate::durability;
+
 /// The simulated disk's word that a batch is durable.
 #[derive(Debug)]
 pub struct Written(PersistId);
@@ -81,18 +83,6 @@ impl LogFile {
         self.contents.borrow().records.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot)
     }
 
-    /// The ballot at which it holds a slot.
-    #[must_use]
-    pub fn ballot(&self, slot: Slot) -> Option<Ballot> {
-        self.contents.borrow().records.get(&slot).map(|stored| stored.record.ballot)
-    }
-
-    /// Whether a slot's record satisfies a condition.
-    #[must_use]
-    pub fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
-        self.contents.borrow().records.get(&slot).is_some_and(|stored| condition(&stored.record))
-    }
-
     /// Makes a batch durable, all of it at once, as a transaction does.
     pub fn write(&self, batch: &PersistBatch) -> Written {
         let mut contents = self.contents.borrow_mut();
@@ -122,6 +112,16 @@ impl LogFile {
     /// The blobs and whatever else the records from a slot on name.
     pub fn visit(&self, from: Slot, mut visit: impl FnMut(&Record)) {
         self.contents.borrow().records.range(from..).for_each(|(_, stored)| visit(&stored.record));
+    }
+}
+
+impl durability::Disk for LogFile {
+    fn promised(&self) -> Ballot {
+        self.promised()
+    }
+
+    fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
+        self.contents.borrow().records.get(&slot).is_some_and(|stored| condition(&stored.record))
     }
 }
 

@@ -342,7 +342,8 @@ fn messages_that_are_not_for_this_member_are_dropped() {
     let good = one.envelope(2, Message::Prepare { ballot: good_ballot, from: Slot(1) });
     let mut strange = vec![good.clone(); 5];
     strange[0].cluster = ClusterId([9; 16]);
-    strange[1] = one.envelope(77, Message::PreVoteReply { nonce: 1, granted: true, promised: good_ballot, commit: Slot(0) });
+    strange[1] =
+        one.envelope(77, Message::PreVoteReply { nonce: 1, granted: true, promised: good_ballot, commit: Slot(0) });
     strange[2].to = ReplicaId(3);
     strange[3].from = ReplicaId(77);
     strange[4].from = ReplicaId(3);
