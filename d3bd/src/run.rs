@@ -24,7 +24,7 @@ use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Repair,
 use crate::handle::{Handle, Parts, Waiting};
 use crate::log::{self, Log, LogError, LogReader};
 use crate::media::{self, BlobStore, Fetcher, Prefetcher};
-use crate::peer::{self, PeerConfig, PeerEvent, Peers};
+use crate::peer::{self, Patience, PeerConfig, PeerEvent, Peers};
 use crate::quarantine;
 use crate::scrub::{self, Scrubber};
 
@@ -250,6 +250,7 @@ impl Assembly<'_> {
                 key: settings.cluster_key.clone(),
                 http_address: format!("http://{http_address}"),
                 cluster: cluster_watch,
+                patience: Patience::for_elections(settings.election_timeout),
                 on_stream: blob_streams(&blobs),
             },
             peer_events(&events),

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
 use d3b::ClusterId;
-use d3b_paxos::types::{Entry, Epoch, Member, Payload, Record, Stamp};
+use d3b_paxos::types::{Entry, Member, Payload, Record, Stamp};
 use d3b_paxos::{PersistBatch, Storage as _};
 
 use super::*;
@@ -33,7 +33,7 @@ fn record(slot: u64, round: u64, size: usize) -> Record {
 }
 
 fn batch(id: u64, promised: Option<u64>, records: Vec<Record>) -> PersistBatch {
-    PersistBatch { id: PersistId(id), promised: promised.map(ballot), records }
+    PersistBatch { id: PersistId(id), promised: promised.map(ballot), records, configuration: None }
 }
 
 fn write(opened: &Opened, durable: &Receiver<Result<Durable, LogError>>, batch: PersistBatch) {
@@ -58,9 +58,9 @@ fn what_was_durable_is_there_after_a_clean_end() {
     assert_eq!((opened.base, opened.last, opened.promised), (Slot(1), Slot(0), Ballot::ZERO));
     write(&opened, &durable, batch(1, Some(4), vec![record(1, 4, 10), record(2, 4, 10)]));
     write(&opened, &durable, batch(2, None, vec![record(2, 5, 20)]));
-    let member = Member { disk: DISK, peer: "127.0.0.1:1".to_owned() };
+    let member = Member::voter(DISK, "127.0.0.1:1".to_owned());
     let members = BTreeMap::from([(ReplicaId(1), member)]);
-    let configuration = Configuration { cluster: ClusterId([9; 16]), epoch: Epoch(0), members };
+    let configuration = Configuration::founding(ClusterId([9; 16]), members);
     opened.log.persist_configuration(&configuration).unwrap();
     opened.log.close();
     let (opened, _) = open_at(directory.path());
