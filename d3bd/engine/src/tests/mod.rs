@@ -9,6 +9,7 @@ mod keys;
 mod operations;
 mod planted;
 mod sameness;
+mod snapshot;
 
 use std::collections::HashMap;
 use std::fs;
