@@ -7,7 +7,7 @@ use d3b::{CatalogueChange, Code, DatabaseName, InsertMode, MediaChange, Operatio
 use d3b_engine::command::{self, Command};
 use d3b_engine::reader::Readers;
 use d3b_paxos::Storage;
-use d3b_paxos::types::{Payload, Record};
+use d3b_paxos::types::{Configuration, Payload, Record};
 
 use crate::driver::{self, DriverStatus};
 use crate::log::LogReader;
@@ -209,16 +209,33 @@ pub fn describe_record(record: &Record) -> LogEntry {
         outcome: None,
         fingerprint: None,
     };
-    if let Payload::Command(bytes) = &record.entry.payload {
-        match command::decode(bytes) {
+    match &record.entry.payload {
+        Payload::Noop => {}
+        Payload::Command(bytes) => match command::decode(bytes) {
             Ok(command) => describe_command(&command, &mut entry),
             Err(error) => {
                 entry.kind = "sql".to_owned();
                 entry.change = Some(format!("not readable: {error}"));
             }
+        },
+        Payload::Configuration(configuration) => {
+            entry.kind = "configuration".to_owned();
+            entry.change = Some(describe_configuration(configuration));
         }
     }
     entry
+}
+
+/// "epoch 3: replicas 1, 2, 4; learning 5; execution version 1".
+fn describe_configuration(configuration: &Configuration) -> String {
+    let join = |votes: bool| {
+        let members = configuration.members.iter().filter(|(_, member)| member.votes == votes);
+        members.map(|(id, _)| id.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let learners = join(false);
+    let learning = if learners.is_empty() { String::new() } else { format!("; learning {learners}") };
+    let Configuration { epoch, execution, .. } = configuration;
+    format!("epoch {}: replicas {}{learning}; execution version {execution}", epoch.0, join(true))
 }
 
 fn describe_command(command: &Command, entry: &mut LogEntry) {

@@ -202,9 +202,10 @@ fn open_log(settings: &Settings, events: &SyncSender<Event>, stop: &Arc<Stop>) -
 }
 
 /// A log whose end cannot be read looks like one that ends earlier, and a replica that voted with it would have forgotten
-/// what it accepted. Databases apply only what is durable in the log: one that is ahead tells.
+/// what it accepted. Databases apply only what is durable in the log: one that is ahead tells. Those that came with a
+/// snapshot may be, up to a slot that the log knows.
 fn check_end(opened: &log::Opened, newest: Slot) -> Result<(), LogError> {
-    if newest <= opened.last || newest.next() <= opened.base {
+    if newest <= opened.last.max(opened.ahead) || newest.next() <= opened.base {
         return Ok(());
     }
     Err(LogError::Damaged {
@@ -237,7 +238,7 @@ impl Assembly<'_> {
     fn start(self, runtime: &tokio::runtime::Runtime) -> Result<(), RunError> {
         let Assembly { settings, events, inbox, stop, opened, engine, blobs, http, peers } = self;
         let clock = Clock { started: Instant::now() };
-        let log::Opened { log, reader, disk, configuration, held, promised, base, last } = opened;
+        let log::Opened { log, reader, disk, configuration, held, promised, base, last, ahead: _ } = opened;
         let (cluster, cluster_watch) = watch::channel(configuration.as_ref().map(|formed| formed.cluster));
         let http_address = http.local_addr().map_or(settings.listen, |address| address);
         let peers = peer::start(
