@@ -18,7 +18,7 @@ use d3b_engine::Engine;
 use d3b_paxos::types::{Now, Ticks};
 use tokio::sync::watch;
 
-use crate::applier::{self, Applier};
+use crate::applier::{self, Applier, Retain};
 use crate::config::Settings;
 use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Start};
 use crate::handle::{Handle, Parts, Waiting};
@@ -283,6 +283,7 @@ impl Assembly<'_> {
             process: Process { replica: settings.id, incarnation },
             others,
             grace: settings.blob_grace,
+            retain: Retain { bytes: settings.log_retain_bytes, age: settings.log_retain_age },
             clock,
             applied,
             events: events.clone(),
@@ -577,6 +578,7 @@ impl Executor {
             // The driver has one range under way at a time: there is always room, unless the applier is gone.
             Effect::Apply(range) => drop(self.ranges.try_send(range)),
             Effect::FetchBlob { from, reference } => return self.fetch(from, reference),
+            Effect::CutLog(base) => self.log.cut(base),
             Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
             Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),
         }

@@ -56,6 +56,8 @@ pub enum Event<D = Durable> {
     Read(ReadRequest),
     /// The process is about to stop: hand over the leadership.
     HandOver,
+    /// The log has become too large or too old: what is below this slot, which is applied durably, is to go.
+    CutDue(Slot),
 }
 
 /// A write of a client of this replica.
@@ -168,6 +170,8 @@ pub enum Effect<D = Durable> {
         /// The blob.
         reference: BlobReference,
     },
+    /// Drop what the log holds below this slot: the core will not ask for it any more.
+    CutLog(Slot),
     /// A client's write has ended.
     WriteDone {
         /// Which.

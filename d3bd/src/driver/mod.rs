@@ -233,6 +233,11 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Event::Write(request) => self.begin_write(request),
             Event::Read(request) => self.begin_read(&request),
             Event::HandOver => self.step(Input::Transfer(None))?,
+            Event::CutDue(base) => {
+                // The core first: from here on it refers whoever wants more to a snapshot.
+                self.step(Input::Cut(base))?;
+                self.effects.push(Effect::CutLog(base));
+            }
         }
         Ok(())
     }
