@@ -61,6 +61,12 @@ pub struct Flags {
     /// What to log: error, warn, info, debug, or a filter such as d3bd=debug
     #[arg(long, value_name = "FILTER")]
     pub log_level: Option<String>,
+    /// How much of the replicated log is kept at most; a replica that needs more of it gets a snapshot
+    #[arg(long, value_name = "SIZE")]
+    pub log_retain_bytes: Option<String>,
+    /// How long the replicated log is kept at most
+    #[arg(long, value_name = "DURATION")]
+    pub log_retain_age: Option<String>,
     /// Allow plain, unauthenticated listening beyond this machine
     #[arg(long)]
     pub insecure: bool,
@@ -205,6 +211,9 @@ settings! {
     "repair.scrub_bytes_per_second", "--scrub-bytes-per-second", "8MiB",
         "How much is read each second to look for damage on the disk; 0 looks for none.";
     "log.level", "--log-level", "info", "What to log: error, warn, info, debug, or a filter such as d3bd=debug.";
+    "log.retain_bytes", "--log-retain-bytes", "256MiB",
+        "How much of the replicated log is kept at most; a replica that needs more of it gets a snapshot.";
+    "log.retain_age", "--log-retain-age", "168h", "How long the replicated log is kept at most.";
     "security.insecure", "--insecure", "false", "Allow plain, unauthenticated listening beyond this machine.";
 }
 
@@ -241,6 +250,10 @@ pub struct Settings {
     pub scrub_bytes_per_second: u64,
     /// A `tracing` filter.
     pub log_level: String,
+    /// How many bytes the Paxos log keeps at most, roughly.
+    pub log_retain_bytes: u64,
+    /// How old what it keeps is at most, roughly.
+    pub log_retain_age: Duration,
 }
 
 /// The variables that are ours, among all of them. What others are made of is none of our business, be it text or not.
@@ -338,6 +351,8 @@ impl Merged {
             repair_auto: self.parse("repair.auto", str::parse)?,
             scrub_bytes_per_second: self.parse("repair.scrub_bytes_per_second", parse_rate)?,
             log_level: self.parse("log.level", check_filter)?,
+            log_retain_bytes: self.parse("log.retain_bytes", parse_size)?,
+            log_retain_age: self.parse("log.retain_age", parse_duration)?,
         };
         check(&settings, self.parse("security.insecure", str::parse::<bool>)?)?;
         Ok(settings)
@@ -390,6 +405,8 @@ fn flag_values(flags: &Flags) -> Vec<(&'static str, String)> {
         ("repair.auto", &flags.repair_auto),
         ("repair.scrub_bytes_per_second", &flags.scrub_bytes_per_second),
         ("log.level", &flags.log_level),
+        ("log.retain_bytes", &flags.log_retain_bytes),
+        ("log.retain_age", &flags.log_retain_age),
     ];
     let mut values: Vec<_> = given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
     if flags.insecure {
@@ -474,6 +491,8 @@ struct RepairSection {
 #[serde(deny_unknown_fields, default)]
 struct LogSection {
     level: Option<String>,
+    retain_bytes: Option<String>,
+    retain_age: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -502,6 +521,8 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
         ("repair.auto", file.repair.auto.map(|auto| auto.to_string())),
         ("repair.scrub_bytes_per_second", file.repair.scrub_bytes_per_second),
         ("log.level", file.log.level),
+        ("log.retain_bytes", file.log.retain_bytes),
+        ("log.retain_age", file.log.retain_age),
         ("security.insecure", file.security.insecure.map(|insecure| insecure.to_string())),
     ];
     Ok(found.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
@@ -734,7 +755,8 @@ mod tests {
         let text = "[replica]\nid=1\ndata_dir='d'\n[http]\nlisten='127.0.0.1:1'\nlisten_unix='u'\nhosts=['h']\n\
                     [peer]\nlisten='127.0.0.1:2'\nreplicas=['1=127.0.0.1:2']\nkey_file='k'\n\
                     [paxos]\nheartbeat='1ms'\nelection_timeout='9ms'\n[limits]\nupload_max='1'\n\
-                    [blobs]\ngrace='1s'\n[repair]\nauto=false\nscrub_bytes_per_second='0'\n[log]\nlevel='info'\n[security]\ninsecure=true";
+                     [blobs]\ngrace='1s'\n[repair]\nauto=false\nscrub_bytes_per_second='0'\n\
+                     [log]\nlevel='info'\nretain_bytes='1'\nretain_age='1h'\n[security]\ninsecure=true";
         let (directory, _) = file(text);
         let keys: Vec<_> =
             read_file(&directory.path().join("d3b.toml")).unwrap().into_iter().map(|(key, _)| key).collect();

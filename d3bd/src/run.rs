@@ -18,7 +18,7 @@ use d3b_engine::Engine;
 use d3b_paxos::types::{Now, Ticks};
 use tokio::sync::watch;
 
-use crate::applier::{self, Applier};
+use crate::applier::{self, Applier, Retain};
 use crate::config::Settings;
 use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Repair, Start};
 use crate::handle::{Handle, Parts, Waiting};
@@ -204,9 +204,10 @@ fn open_log(settings: &Settings, events: &SyncSender<Event>, stop: &Arc<Stop>) -
 }
 
 /// A log whose end cannot be read looks like one that ends earlier, and a replica that voted with it would have forgotten
-/// what it accepted. Databases apply only what is durable in the log: one that is ahead tells.
+/// what it accepted. Databases apply only what is durable in the log: one that is ahead tells. Those that came with a
+/// snapshot may be, up to a slot that the log knows.
 fn check_end(opened: &log::Opened, newest: Slot) -> Result<(), LogError> {
-    if newest <= opened.last || newest.next() <= opened.base {
+    if newest <= opened.last.max(opened.ahead) || newest.next() <= opened.base {
         return Ok(());
     }
     Err(LogError::Damaged {
@@ -239,7 +240,7 @@ impl Assembly<'_> {
     fn start(self, runtime: &tokio::runtime::Runtime) -> Result<(), RunError> {
         let Assembly { settings, events, inbox, stop, opened, engine, blobs, http, peers } = self;
         let clock = Clock { started: Instant::now() };
-        let log::Opened { log, reader, disk, configuration, held, promised, base, last } = opened;
+        let log::Opened { log, reader, disk, configuration, held, promised, base, last, ahead: _ } = opened;
         let (cluster, cluster_watch) = watch::channel(configuration.as_ref().map(|formed| formed.cluster));
         let http_address = http.local_addr().map_or(settings.listen, |address| address);
         let peers = peer::start(
@@ -306,6 +307,7 @@ impl Assembly<'_> {
             process: Process { replica: settings.id, incarnation },
             others,
             grace: settings.blob_grace,
+            retain: Retain { bytes: settings.log_retain_bytes, age: settings.log_retain_age },
             clock,
             applied,
             events: events.clone(),
@@ -617,7 +619,7 @@ impl Executor {
             }
             // What carries these out comes with snapshots.
             Effect::Rebuild => tracing::error!("this version cannot rebuild a replica yet"),
-            Effect::CutLog(slot) => tracing::error!(%slot, "this version cannot cut the log yet"),
+            Effect::CutLog(base) => self.log.cut(base),
             Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
             Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),
         }

@@ -70,7 +70,7 @@ pub enum Event<D = Durable> {
         /// A digest of all that it holds.
         digest: [u8; 16],
     },
-    /// The log is to be cut: nothing below this slot, all of which is applied durably, is needed here any more.
+    /// The log has become too large or too old: what is below this slot, which is applied durably, is to go.
     CutDue(Slot),
 }
 
@@ -188,7 +188,7 @@ pub enum Effect<D = Durable> {
     PersistQuarantine(String),
     /// Replace this replica's databases by those of a healthy peer; it is quarantined until that has happened.
     Rebuild,
-    /// Cut the log below this slot.
+    /// Drop what the log holds below this slot: the core will not ask for it any more.
     CutLog(Slot),
     /// A client's write has ended.
     WriteDone {

@@ -246,9 +246,10 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Event::HandOver => self.step(Input::Transfer(None))?,
             Event::Rebuild { force } => self.handle_rebuild(force),
             Event::ContentRead { database, slot, digest } => self.sums.record_content(database, slot, digest),
-            Event::CutDue(slot) => {
-                self.step(Input::Cut(slot))?;
-                self.effects.push(Effect::CutLog(slot));
+            Event::CutDue(base) => {
+                // The core first: from here on it refers whoever wants more to a snapshot.
+                self.step(Input::Cut(base))?;
+                self.effects.push(Effect::CutLog(base));
             }
         }
         Ok(())
