@@ -260,6 +260,8 @@ impl Assembly<'_> {
         let fetcher = Fetcher::new(blobs.clone(), connect(&peers));
         let start = Start {
             settings: core_settings(settings, disk)?,
+            execution: d3b_engine::EXECUTION,
+            joins: settings.join.is_some(),
             replicas: settings.replicas.clone(),
             configuration,
             held,
@@ -617,8 +619,12 @@ impl Executor {
                     self.stop.fatal(format!("that this replica is quarantined cannot be written: {error}"));
                 }
             }
-            // What carries these out comes with snapshots.
-            Effect::Rebuild => tracing::error!("this version cannot rebuild a replica yet"),
+            Effect::Connect(configuration) => {
+                let members = configuration.members.iter().map(|(id, member)| (*id, member.peer.clone()));
+                self.peers.connect_with(&members.collect());
+            }
+            Effect::MemberRequestDone { ticket, result } => self.waiting.member_request_done(ticket, result),
+            Effect::TakeSnapshot { .. } | Effect::FetchSnapshot { .. } | Effect::InstallSnapshot { .. } => {}
             Effect::CutLog(base) => self.log.cut(base),
             Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
             Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),
