@@ -2,6 +2,7 @@
 //! know little of one another:
 //!
 //! * [`log`] keeps the Paxos log on disk, [`peer`] talks to the other replicas, [`media`] keeps and moves blobs;
+//! * [`snapshot`] takes a replica past what no log holds any more;
 //! * [`http`] answers clients through [`handle`]; [`schema`] is the service for whole databases;
 //! * [`config`] and [`cli`] are what people say when they start it; [`demo`] is a cluster to play with.
 
@@ -21,5 +22,6 @@ pub mod offline;
 pub mod peer;
 pub mod run;
 pub mod schema;
+pub mod snapshot;
 mod supervisor;
 pub mod time;
