@@ -20,6 +20,7 @@ use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher, Prefetcher};
 use crate::run::{Clock, Stop};
 use crate::scrub::Damage;
+use crate::snapshot::Offer;
 
 /// How many bytes of entries are applied in one go.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -56,6 +57,7 @@ pub(crate) struct Applier {
     pub(crate) process: Process,
     pub(crate) others: Vec<ReplicaId>,
     pub(crate) grace: Duration,
+    pub(crate) offer: Offer,
     pub(crate) retain: Retain,
     pub(crate) clock: Clock,
     pub(crate) applied: watch::Sender<Slot>,
@@ -200,6 +202,9 @@ impl Applier {
         if dirty && upkeep.checkpointed.elapsed() >= CHECKPOINT_INTERVAL {
             self.checkpoint(upkeep)?;
         }
+        if let Err(error) = self.offer.expire(Instant::now()) {
+            tracing::warn!(%error, "a snapshot that nobody fetches cannot be dropped");
+        }
         self.cut(upkeep);
         // A deletion lets go of its blob only when it is durable; uploads that came to nothing are found by the clock.
         let deletion_is_durable = upkeep.deleted_at.is_some_and(|slot| slot <= upkeep.durable);
@@ -216,7 +221,8 @@ impl Applier {
         let age_ms = u64::try_from(self.retain.age.as_millis()).unwrap_or(u64::MAX);
         let oldest_ms = self.clock.now().clock_ms.saturating_sub(age_ms);
         // The record at the mark stays: the log that follows on a snapshot begins with it.
-        let due = self.log.cut_due(self.retain.bytes, oldest_ms).map(|due| due.min(upkeep.durable));
+        let bound = self.offer.slot().map_or(upkeep.durable, |offered| offered.min(upkeep.durable));
+        let due = self.log.cut_due(self.retain.bytes, oldest_ms).map(|due| due.min(bound));
         if let Some(base) = due.filter(|base| *base > upkeep.base) {
             upkeep.base = base;
             // The driver only goes away when the process ends.

@@ -409,7 +409,7 @@ async fn converse(
         }
         Purpose::Messages => {
             let number = shared.count_connection(peer.replica);
-            if let Some(outgoing) = shared.outgoing.get(&peer.replica) {
+            if let Some(outgoing) = shared.link(peer.replica) {
                 outgoing.came.notify_waiters();
             }
             let result = listen_to(shared, peer.replica, stream).await;
