@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use d3b::api::{
-    CatchingUp, ClusterInfo, DatabaseInfo, DatabaseList, LogEntry, LogPage, MediaInfo, MediaList, ReplicaInfo, RequestOutcome,
-    Schema, Version,
+    CatchingUp, ClusterInfo, DatabaseInfo, DatabaseList, LogEntry, LogPage, MediaInfo, MediaList, ReplicaInfo,
+    RequestOutcome, Schema, Version,
 };
 use d3b::operation::KeyedOperation;
 use d3b::{

@@ -7,6 +7,7 @@
 //! * [`config`] and [`cli`] are what people say when they start it; [`demo`] is a cluster to play with.
 
 mod applier;
+mod catch_up;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -16,6 +17,7 @@ pub mod entries;
 pub mod handle;
 pub mod http;
 pub mod inspect;
+mod join;
 pub mod log;
 pub mod media;
 pub mod offline;

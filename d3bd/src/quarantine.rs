@@ -35,6 +35,18 @@ pub(crate) fn write(data_dir: &Path, reason: &str) -> io::Result<()> {
     File::open(data_dir)?.sync_all()
 }
 
+/// Ends the quarantine, durably.
+///
+/// # Errors
+/// Whatever the disk says.
+pub(crate) fn remove(data_dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(place(data_dir)) {
+        Ok(()) => File::open(data_dir)?.sync_all(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

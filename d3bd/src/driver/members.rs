@@ -174,7 +174,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             }
             MemberRequest::Change(change) => change,
         };
-        if change == (Change::Remove { id: self.me() }) && self.replica().is_some_and(|it| it.configuration().voters().count() > 1) {
+        if change == (Change::Remove { id: self.me() })
+            && self.replica().is_some_and(|it| it.configuration().voters().count() > 1)
+        {
             self.step(Input::Transfer(None))?;
             self.end_member_request(asker, Err(MemberFailure::HandingOver));
             return Ok(());

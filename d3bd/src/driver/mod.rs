@@ -26,10 +26,10 @@ use d3b_paxos::message::Envelope;
 use d3b_paxos::types::{Ballot, ChangeError, Configuration, Now, PersistId, ProposalId, ReadId, Ticks};
 use d3b_paxos::{Input, Proposal, Ready, Replica, Reply, Restored, Settings, Storage, StorageError};
 
+pub use catch_up::CatchUp;
 pub use event::{
     ApplyReport, Effect, Event, OwnOutcome, Process, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest,
 };
-pub use catch_up::CatchUp;
 pub use fingerprints::Divergence;
 pub use members::{MemberFailure, MemberRequest};
 pub use quarantine::Repair;
@@ -264,7 +264,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Event::HandOver => self.step(Input::Transfer(None))?,
             Event::Rebuild { force } => self.handle_rebuild(force),
             Event::ContentRead { database, slot, digest } => self.sums.record_content(database, slot, digest),
-            Event::MemberRequest { ticket, request, deadline } => self.begin_member_request(ticket, request, deadline)?,
+            Event::MemberRequest { ticket, request, deadline } => {
+                self.begin_member_request(ticket, request, deadline)?
+            }
             Event::Wanting(blobs) => self.members.wanting = blobs,
             Event::SnapshotTaken { to, result } => self.answer_snapshot_request(to, result),
             Event::SnapshotProgress { manifest, here, of } => self.handle_snapshot_progress(manifest, (here, of)),
@@ -602,7 +604,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Reply::NotLeader { id, .. } | Reply::Overloaded { id } if self.members.is_ours(id) => {
                 return self.end_change(id, Err(MemberFailure::NoLeader));
             }
-            Reply::Refused { id, error: ChangeError::UnderWay } => return self.end_change(id, Err(MemberFailure::UnderWay)),
+            Reply::Refused { id, error: ChangeError::UnderWay } => {
+                return self.end_change(id, Err(MemberFailure::UnderWay));
+            }
             Reply::Refused { id, error } => return self.end_change(id, Err(MemberFailure::Refused(error))),
             Reply::Behind { peer, .. } => return self.begin_catch_up(peer, false),
             Reply::Superseded { configuration } => return self.handle_superseded(&configuration),

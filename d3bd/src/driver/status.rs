@@ -114,6 +114,12 @@ pub struct DriverStatus {
 }
 
 impl DriverStatus {
+    /// Whether a replica is a member that votes.
+    #[must_use]
+    pub fn votes_here(&self, id: ReplicaId) -> bool {
+        self.members.iter().any(|member| member.id == id && member.votes)
+    }
+
     /// Whether the replica was settled a moment ago.
     #[must_use]
     pub fn is_settled(&self, now: Ticks) -> bool {
@@ -189,9 +195,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
                 status.phase = Phase::Quarantined { reason: reason.clone() };
                 status.cluster = Some(configuration.cluster);
                 status.epoch = configuration.epoch;
-        status.configured_at = configuration.slot;
-        status.next_id = configuration.next_id;
-        status.execution = configuration.execution;
+                status.configured_at = configuration.slot;
+                status.next_id = configuration.next_id;
+                status.execution = configuration.execution;
                 let members = configuration.members.iter().map(|(id, member)| self.member(*id, &member.peer));
                 status.members = members.collect();
             }
@@ -225,7 +231,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     }
 
     fn member(&self, id: ReplicaId, peer: &str) -> MemberStatus {
-        let about = if id == self.me() { self.members.wanting } else { self.members.about.get(&id).and_then(|it| it.wanting) };
+        let about =
+            if id == self.me() { self.members.wanting } else { self.members.about.get(&id).and_then(|it| it.wanting) };
         MemberStatus {
             id,
             peer: peer.to_owned(),

@@ -89,8 +89,11 @@ impl Handle {
                         status.configured_at >= slot || matches!(status.phase, Phase::Outcast { .. })
                     };
                     if !self.wait_for(deadline, adopted).await? {
-                        return Err(Problem::new(Code::OutcomeUnknown, "the change was proposed, and is not chosen yet")
-                            .with_hint("GET /v1/cluster tells who is a member; the same request again does no harm"));
+                        return Err(Problem::new(
+                            Code::OutcomeUnknown,
+                            "the change was proposed, and is not chosen yet",
+                        )
+                        .with_hint("GET /v1/cluster tells who is a member; the same request again does no harm"));
                     }
                     if matches!(self.status().phase, Phase::Outcast { .. }) {
                         return Ok(self.changed(slot));
@@ -102,7 +105,10 @@ impl Handle {
             };
             let passing = matches!(
                 failure,
-                MemberFailure::NoLeader | MemberFailure::HandingOver | MemberFailure::UnderWay | MemberFailure::Overloaded
+                MemberFailure::NoLeader
+                    | MemberFailure::HandingOver
+                    | MemberFailure::UnderWay
+                    | MemberFailure::Overloaded
             );
             if !passing || Instant::now() + AGAIN >= deadline {
                 return Err(problem(failure));

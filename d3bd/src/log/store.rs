@@ -379,6 +379,16 @@ pub(super) fn sizes(connection: &Connection, from: Slot, upto: Slot, rows_max: u
     rows.map_err(reading())?.collect::<rusqlite::Result<_>>().map_err(reading())
 }
 
+/// Whose a log is that need not be in use.
+pub(super) fn replica_offline(directory: &Path) -> Result<ReplicaId, LogError> {
+    let (connection, _) = open_reader(directory)?;
+    let found = get_text(&connection, "replica").map_err(sqlite("reading whose it is"))?;
+    found.and_then(|text| text.parse().ok()).ok_or_else(|| LogError::Damaged {
+        place: "in its replica".to_owned(),
+        problem: "it does not parse".to_owned(),
+    })
+}
+
 pub(super) fn last(connection: &Connection) -> Result<Slot, LogError> {
     let last: Option<i64> =
         connection.query_row("SELECT max(slot) FROM records", [], |row| row.get(0)).map_err(sqlite("reading it"))?;

@@ -375,7 +375,8 @@ async fn welcome(
     // counts for as much as their configuration, or none, lets it.
     let ours = *shared.cluster.borrow();
     let expected = |id: ReplicaId, theirs: Option<ClusterId>| {
-        id != shared.replica && (shared.link(id).is_some() || (ours.is_some() && theirs.is_none_or(|it| ours == Some(it))))
+        id != shared.replica
+            && (shared.link(id).is_some() || (ours.is_some() && theirs.is_none_or(|it| ours == Some(it))))
     };
     let (peer, purpose) = match handshake::accept(&mut stream, &shared.myself(), expected).await {
         Ok(known) => known,
@@ -567,7 +568,7 @@ mod tests {
         let connect = async || {
             let mut stream = TcpStream::connect(&peers[&ReplicaId(1)]).await.unwrap();
             let limit = Duration::from_secs(60);
-            handshake::connect(&mut stream, &two_says, Purpose::Messages, ReplicaId(1), limit).await.unwrap();
+            handshake::connect(&mut stream, &two_says, VERSION, Purpose::Messages, ReplicaId(1), limit).await.unwrap();
             stream.write_all(&frame::encode(&held())).await.unwrap();
             stream
         };
@@ -617,7 +618,7 @@ mod tests {
         for id in 0..200 {
             first.peers.send(ReplicaId(2), PeerMessage::Forward { id, command: command.clone() });
         }
-        let waiting = first.peers.shared.outgoing[&ReplicaId(2)].bytes.load(Ordering::Relaxed);
+        let waiting = first.peers.shared.link(ReplicaId(2)).expect("it is a member").bytes.load(Ordering::Relaxed);
         assert!(waiting <= QUEUE_BYTES_MAX, "{waiting} bytes wait");
     }
 }
