@@ -349,6 +349,8 @@ pub struct LogTail {
 pub enum Cluster {
     /// Members, leader, and how far each replica is
     Status,
+    /// Make quarantined replicas anew from a healthy one
+    Rebuild,
 }
 
 /// What to wait for.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +19,7 @@ use crate::entries::{Needed, blob_of, log_entry};
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher, Prefetcher};
 use crate::run::{Clock, Stop};
+use crate::scrub::Damage;
 use crate::snapshot::Offer;
 
 /// How many bytes of entries are applied in one go.
@@ -61,6 +63,10 @@ pub(crate) struct Applier {
     pub(crate) applied: watch::Sender<Slot>,
     pub(crate) events: SyncSender<Event>,
     pub(crate) status: watch::Receiver<Arc<DriverStatus>>,
+    /// How far everything is durable, for others to see.
+    pub(crate) durable: Arc<AtomicU64>,
+    /// Databases that were found to be damaged beside the work of this thread.
+    pub(crate) damages: Receiver<Damage>,
     pub(crate) stop: Arc<Stop>,
 }
 
@@ -88,6 +94,7 @@ struct Upkeep {
 impl Applier {
     fn run(mut self, inbox: &Receiver<RangeInclusive<Slot>>) {
         let durable = self.engine.resume_after();
+        self.durable.store(durable.0, Ordering::Release);
         let now = Instant::now();
         let (images, base) = (Images::default(), self.log.base());
         let mut upkeep =
@@ -188,6 +195,9 @@ impl Applier {
     }
 
     fn upkeep(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {
+        while let Ok((database, problem)) = self.damages.try_recv() {
+            self.engine.set_damaged(database, problem).map_err(|fatal| describe(&fatal))?;
+        }
         let dirty = self.engine.applied() > upkeep.durable;
         if dirty && upkeep.checkpointed.elapsed() >= CHECKPOINT_INTERVAL {
             self.checkpoint(upkeep)?;
@@ -222,6 +232,7 @@ impl Applier {
 
     fn checkpoint(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {
         upkeep.durable = self.engine.checkpoint().map_err(|fatal| describe(&fatal))?;
+        self.durable.store(upkeep.durable.0, Ordering::Release);
         upkeep.checkpointed = Instant::now();
         Ok(())
     }

@@ -52,6 +52,12 @@ pub struct Flags {
     /// How long a file that nothing refers to is kept
     #[arg(long, value_name = "DURATION")]
     pub blob_grace: Option<String>,
+    /// Rebuild this replica from a peer by itself when its data differs from the majority's
+    #[arg(long, value_name = "true|false")]
+    pub repair_auto: Option<String>,
+    /// How much is read each second to look for damage on the disk; 0 looks for none
+    #[arg(long, value_name = "SIZE")]
+    pub scrub_bytes_per_second: Option<String>,
     /// What to log: error, warn, info, debug, or a filter such as d3bd=debug
     #[arg(long, value_name = "FILTER")]
     pub log_level: Option<String>,
@@ -200,6 +206,10 @@ settings! {
         "How long a replica waits for a leader before it campaigns; drawn between this and twice this.";
     "limits.upload_max", "--upload-max", "64GiB", "Largest database or media file that is taken in.";
     "blobs.grace", "--blob-grace", "15min", "How long a file that nothing refers to is kept.";
+    "repair.auto", "--repair-auto", "false",
+        "Whether this replica is rebuilt from a peer by itself when its data differs from the majority's.";
+    "repair.scrub_bytes_per_second", "--scrub-bytes-per-second", "8MiB",
+        "How much is read each second to look for damage on the disk; 0 looks for none.";
     "log.level", "--log-level", "info", "What to log: error, warn, info, debug, or a filter such as d3bd=debug.";
     "log.retain_bytes", "--log-retain-bytes", "256MiB",
         "How much of the replicated log is kept at most; a replica that needs more of it gets a snapshot.";
@@ -234,6 +244,10 @@ pub struct Settings {
     pub upload_max: u64,
     /// How long an unreferenced blob is kept.
     pub blob_grace: Duration,
+    /// Whether it is rebuilt from a peer without being told to.
+    pub repair_auto: bool,
+    /// How much is read each second to look for damage; 0 looks for none.
+    pub scrub_bytes_per_second: u64,
     /// A `tracing` filter.
     pub log_level: String,
     /// How many bytes the Paxos log keeps at most, roughly.
@@ -334,6 +348,8 @@ impl Merged {
             election_timeout: self.parse("paxos.election_timeout", parse_duration)?,
             upload_max: self.parse("limits.upload_max", parse_size)?,
             blob_grace: self.parse("blobs.grace", parse_grace)?,
+            repair_auto: self.parse("repair.auto", str::parse)?,
+            scrub_bytes_per_second: self.parse("repair.scrub_bytes_per_second", parse_rate)?,
             log_level: self.parse("log.level", check_filter)?,
             log_retain_bytes: self.parse("log.retain_bytes", parse_size)?,
             log_retain_age: self.parse("log.retain_age", parse_duration)?,
@@ -386,6 +402,8 @@ fn flag_values(flags: &Flags) -> Vec<(&'static str, String)> {
         ("paxos.election_timeout", &flags.election_timeout),
         ("limits.upload_max", &flags.upload_max),
         ("blobs.grace", &flags.blob_grace),
+        ("repair.auto", &flags.repair_auto),
+        ("repair.scrub_bytes_per_second", &flags.scrub_bytes_per_second),
         ("log.level", &flags.log_level),
         ("log.retain_bytes", &flags.log_retain_bytes),
         ("log.retain_age", &flags.log_retain_age),
@@ -415,6 +433,7 @@ struct File {
     paxos: PaxosSection,
     limits: LimitsSection,
     blobs: BlobsSection,
+    repair: RepairSection,
     log: LogSection,
     security: SecuritySection,
 }
@@ -463,6 +482,13 @@ struct BlobsSection {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct RepairSection {
+    auto: Option<bool>,
+    scrub_bytes_per_second: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct LogSection {
     level: Option<String>,
     retain_bytes: Option<String>,
@@ -492,6 +518,8 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
         ("paxos.election_timeout", file.paxos.election_timeout),
         ("limits.upload_max", file.limits.upload_max),
         ("blobs.grace", file.blobs.grace),
+        ("repair.auto", file.repair.auto.map(|auto| auto.to_string())),
+        ("repair.scrub_bytes_per_second", file.repair.scrub_bytes_per_second),
         ("log.level", file.log.level),
         ("log.retain_bytes", file.log.retain_bytes),
         ("log.retain_age", file.log.retain_age),
@@ -575,6 +603,11 @@ fn parse_size(text: &str) -> Result<u64, String> {
         _ => None,
     }
     .ok_or_else(|| "must be a number of bytes above zero, such as 500MiB or 64GiB".to_owned())
+}
+
+/// A size for each second, or none at all.
+fn parse_rate(text: &str) -> Result<u64, String> {
+    if text == "0" { Ok(0) } else { parse_size(text) }
 }
 
 fn check_filter(text: &str) -> Result<String, String> {
@@ -722,8 +755,8 @@ mod tests {
         let text = "[replica]\nid=1\ndata_dir='d'\n[http]\nlisten='127.0.0.1:1'\nlisten_unix='u'\nhosts=['h']\n\
                     [peer]\nlisten='127.0.0.1:2'\nreplicas=['1=127.0.0.1:2']\nkey_file='k'\n\
                     [paxos]\nheartbeat='1ms'\nelection_timeout='9ms'\n[limits]\nupload_max='1'\n\
-                    [blobs]\ngrace='1s'\n[log]\nlevel='info'\nretain_bytes='1'\nretain_age='1h'\n\
-                    [security]\ninsecure=true";
+                     [blobs]\ngrace='1s'\n[repair]\nauto=false\nscrub_bytes_per_second='0'\n\
+                     [log]\nlevel='info'\nretain_bytes='1'\nretain_age='1h'\n[security]\ninsecure=true";
         let (directory, _) = file(text);
         let keys: Vec<_> =
             read_file(&directory.path().join("d3b.toml")).unwrap().into_iter().map(|(key, _)| key).collect();

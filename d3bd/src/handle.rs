@@ -186,6 +186,7 @@ impl Handle {
         write: WriteOptions,
         sink: S,
     ) -> Result<Executed<S>, Problem> {
+        self.check_quarantine()?;
         let kind = match self.classify(&db, &statement).await {
             Ok(kind) => kind,
             Err(rejection) => self.classify_again(&db, &statement, rejection, read, &write).await?,
@@ -242,6 +243,7 @@ impl Handle {
         options: ReadOptions,
         sink: S,
     ) -> Result<(S, Slot), Problem> {
+        self.check_quarantine()?;
         if let Ok(Kind::Write) = self.classify(&db, &statement).await {
             return Err(Problem::new(Code::MethodNotAllowed, "the statement writes, and this route only reads")
                 .with_hint(format!("send it with POST /v1/db/{db}/query")));
@@ -297,6 +299,7 @@ impl Handle {
 
     /// Waits until a read with these options may look at the local databases.
     async fn catch_up(&self, options: ReadOptions) -> Result<(), Problem> {
+        self.check_quarantine()?;
         match options.level {
             Level::Linearizable => self.read_index(options.deadline).await.map(|_| ()),
             Level::Stale { max_staleness: None } => Ok(()),
@@ -362,6 +365,7 @@ impl Handle {
     /// # Errors
     /// The replicated refusal, or why there is no outcome; `outcome-unknown` carries the key to ask with.
     pub async fn write(&self, operation: Operation, options: WriteOptions) -> Result<WriteAnswer, Problem> {
+        self.check_quarantine()?;
         let db = operation.database();
         let retry = options.key.is_some();
         let (blob, need) = (operation.blob(), need(&operation));
@@ -507,6 +511,7 @@ impl Handle {
     /// # Errors
     /// `overloaded`, `disk-full` or `internal`.
     pub async fn begin_blob(&self, size_max: u64) -> Result<BlobUpload, Problem> {
+        self.check_quarantine()?;
         let place = Arc::clone(&self.inner.uploads).try_acquire_owned();
         let place = place.map_err(|_| Problem::new(Code::Overloaded, "too many files are being taken in"))?;
         let blobs = self.parts().blobs.clone();
@@ -662,7 +667,34 @@ impl Handle {
         if let Phase::Outcast { reason } = &self.parts().status.borrow().phase {
             return Err(Problem::new(Code::NotReady, reason.clone()));
         }
+        self.check_quarantine()?;
         self.read_index(Instant::now() + Duration::from_secs(1)).await
+    }
+
+    /// What this replica holds is not what the majority holds: nobody is to see it, however old it may be.
+    fn check_quarantine(&self) -> Result<(), Problem> {
+        match &self.parts().status.borrow().phase {
+            Phase::Quarantined { reason } => Err(unavailable(Unavailable::Quarantined { reason: reason.clone() })),
+            Phase::Forming { .. } | Phase::Follower | Phase::Candidate | Phase::Leader | Phase::Outcast { .. } => {
+                Ok(())
+            }
+        }
+    }
+
+    /// Has this replica's databases replaced by those of a healthy peer. It goes on when this returns.
+    ///
+    /// # Errors
+    /// `precondition` for a replica that is not quarantined, unless it is to happen by `force`.
+    pub fn rebuild(&self, force: bool) -> Result<(), Problem> {
+        let quarantined = matches!(self.parts().status.borrow().phase, Phase::Quarantined { .. });
+        if !quarantined && !force {
+            return Err(Problem::new(
+                Code::Precondition,
+                "this replica is not quarantined: there is nothing to repair",
+            )
+            .with_hint("force=true replaces its databases all the same"));
+        }
+        self.send(Event::Rebuild { force })
     }
 
     /// What runs here.
@@ -743,6 +775,8 @@ fn unavailable(unavailable: Unavailable) -> Problem {
             Problem::new(Code::NotReady, detail).with_hint("every replica that --replicas names must be started once")
         }
         Unavailable::Outcast { .. } => Problem::new(Code::NotReady, detail),
+        Unavailable::Quarantined { .. } => Problem::new(Code::Quarantined, detail)
+            .with_hint("ask another replica; d3bctl cluster rebuild repairs this one, see d3b-recovery(7)"),
         Unavailable::Overloaded => Problem::new(Code::Overloaded, detail),
     }
 }

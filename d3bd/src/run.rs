@@ -8,8 +8,8 @@
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,11 +20,13 @@ use tokio::sync::watch;
 
 use crate::applier::{self, Applier, Retain};
 use crate::config::Settings;
-use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Start};
+use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Repair, Start};
 use crate::handle::{Handle, Parts, Waiting};
 use crate::log::{self, Log, LogError, LogReader};
 use crate::media::{self, BlobStore, Fetcher, Prefetcher};
-use crate::peer::{self, PeerConfig, PeerEvent, Peers};
+use crate::peer::{self, Patience, PeerConfig, PeerEvent, Peers};
+use crate::quarantine;
+use crate::scrub::{self, Scrubber};
 use crate::snapshot::{self, Offer};
 
 /// How many events may wait for the driver; beyond that clients are told to come back, and peers' messages are dropped.
@@ -258,6 +260,7 @@ impl Assembly<'_> {
                 key: settings.cluster_key.clone(),
                 http_address: format!("http://{http_address}"),
                 cluster: cluster_watch,
+                patience: Patience::for_elections(settings.election_timeout),
                 on_stream: blob_streams(&blobs, &offer),
             },
             peer_events(&events),
@@ -273,6 +276,11 @@ impl Assembly<'_> {
             base,
             last,
             applied: engine.resume_after(),
+            repair: Repair {
+                quarantined: quarantine::read(&settings.data_dir)
+                    .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?,
+                auto: settings.repair_auto,
+            },
         };
         let driver =
             Driver::new(start, reader.clone(), clock.now()).map_err(|error| RunError::Poisoned(error.to_string()))?;
@@ -282,6 +290,22 @@ impl Assembly<'_> {
         let waiting = Arc::new(Waiting::default());
         let readers = engine.readers();
         let others: Vec<ReplicaId> = settings.replicas.keys().copied().filter(|id| *id != settings.id).collect();
+        let (damages, damaged) = channel();
+        let durable = Arc::new(AtomicU64::new(0));
+        let scrubber = Scrubber {
+            replica: settings.id,
+            bytes_per_second: settings.scrub_bytes_per_second,
+            log: reader.clone(),
+            readers: readers.clone(),
+            blobs: blobs.clone(),
+            fetcher: fetcher.clone(),
+            runtime: runtime.handle().clone(),
+            events: events.clone(),
+            status: status_watch.clone(),
+            durable: Arc::clone(&durable),
+            damages,
+            stop: Arc::clone(&stop),
+        };
         let applier = Applier {
             engine,
             log: reader.clone(),
@@ -298,6 +322,8 @@ impl Assembly<'_> {
             applied,
             events: events.clone(),
             status: status_watch.clone(),
+            durable,
+            damages: damaged,
             stop: Arc::clone(&stop),
         };
         let (ranges, applier_thread) =
@@ -319,6 +345,7 @@ impl Assembly<'_> {
             execution: d3b_engine::EXECUTION,
         });
         let executor = Executor {
+            data_dir: settings.data_dir.clone(),
             log,
             peers,
             ranges,
@@ -338,11 +365,17 @@ impl Assembly<'_> {
             .spawn(move || driving.run(&driver_stop))
             .map_err(|source| RunError::System { what: "a thread", source })?;
 
+        let scrub_thread = (settings.scrub_bytes_per_second > 0).then(|| scrub::spawn(scrubber)).transpose();
+        let scrub_thread = scrub_thread.map_err(|source| RunError::System { what: "a thread", source })?;
+
         runtime.block_on(serve(settings, &handle, http, &events, &stop, status_watch))?;
 
         // HTTP is drained. The driver ends first: dropping its executor ends the applier, which syncs the databases.
         stop.ask();
         let executor = driver_thread.join().map_err(|_| RunError::Poisoned("the driver panicked".to_owned()))?;
+        if let Some(Err(_)) = scrub_thread.map(std::thread::JoinHandle::join) {
+            tracing::error!("the thread that looks for damage panicked");
+        }
         let Executor { log, ranges, .. } = executor;
         drop(ranges);
         applier_thread.join().map_err(|_| RunError::Poisoned("the applier panicked".to_owned()))?;
@@ -553,6 +586,7 @@ impl Driving {
 
 /// Carries out effects.
 struct Executor {
+    data_dir: PathBuf,
     log: Log,
     peers: Peers,
     ranges: SyncSender<std::ops::RangeInclusive<Slot>>,
@@ -589,6 +623,13 @@ impl Executor {
             // The driver has one range under way at a time: there is always room, unless the applier is gone.
             Effect::Apply(range) => drop(self.ranges.try_send(range)),
             Effect::FetchBlob { from, reference } => return self.fetch(from, reference),
+            Effect::PersistQuarantine(reason) => {
+                if let Err(error) = quarantine::write(&self.data_dir, &reason) {
+                    self.stop.fatal(format!("that this replica is quarantined cannot be written: {error}"));
+                }
+            }
+            // What carries these out comes with snapshots.
+            Effect::Rebuild => tracing::error!("this version cannot rebuild a replica yet"),
             Effect::CutLog(base) => self.log.cut(base),
             Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
             Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),

@@ -105,5 +105,6 @@ fn sentence(status: &DriverStatus) -> String {
         Phase::Candidate => "campaigns".to_owned(),
         Phase::Leader => "leads".to_owned(),
         Phase::Outcast { reason } => format!("takes no part: {reason}"),
+        Phase::Quarantined { reason } => format!("is quarantined: {reason}"),
     }
 }

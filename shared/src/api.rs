@@ -209,6 +209,15 @@ pub struct Divergence {
     pub there: String,
 }
 
+/// `POST /v1/admin/rebuild`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rebuild {
+    /// The replica that is made anew.
+    pub replica: u32,
+    /// That it has begun.
+    pub begun: bool,
+}
+
 /// `GET /version`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {

@@ -6,6 +6,7 @@
 pub mod client;
 
 pub mod api;
+pub mod chance;
 pub mod csv;
 pub mod digest;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod json;
 pub mod operation;
 pub mod rows;
 
+pub use chance::splitmix64;
 pub use digest::{Digest, Hasher};
 pub use error::{Code, Problem};
 pub use ids::{ClusterId, DatabaseId, DatabaseName, DiskId, FileId, IdempotencyKey, InvalidId, ReplicaId, Slot};

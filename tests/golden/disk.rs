@@ -7,6 +7,7 @@ use std::rc::Rc;
 use d3b::Slot;
 use d3b_paxos::types::{Ballot, Record};
 use d3b_paxos::{PersistBatch, Storage, StorageError};
+use d3b_tests::durability;
 
 /// A log in memory. Clones are views of the same one: the replica reads what the world has written.
 #[derive(Debug, Clone)]
@@ -49,6 +50,16 @@ impl Disk {
     /// A slot's record.
     pub fn record(&self, slot: Slot) -> Option<Record> {
         self.contents.borrow().records.get(&slot).cloned()
+    }
+}
+
+impl durability::Disk for Disk {
+    fn promised(&self) -> Ballot {
+        self.promised()
+    }
+
+    fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
+        self.contents.borrow().records.get(&slot).is_some_and(condition)
     }
 }
 

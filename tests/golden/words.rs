@@ -1,15 +1,16 @@
 //! Messages and records in the words of the essay.
 
-use d3b::Slot;
+use d3b::{ReplicaId, Slot};
 use d3b_paxos::PersistBatch;
 use d3b_paxos::message::Message;
-use d3b_paxos::types::{Payload, Record};
+use d3b_paxos::types::{Configuration, Member, Payload, Record};
 
 /// What a slot holds.
 pub fn payload(payload: &Payload) -> String {
     match payload {
         Payload::Noop => "no-op".to_owned(),
         Payload::Command(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Payload::Configuration(configuration) => members(configuration),
     }
 }
 
@@ -30,6 +31,13 @@ pub fn batch(batch: &PersistBatch) -> String {
         parts.push(format!("accepted {}", records.join(", ")));
     }
     parts.join("; ")
+}
+
+/// A configuration: its number and its members; who only learns stands in brackets.
+pub fn members(configuration: &Configuration) -> String {
+    let member = |(id, member): (&ReplicaId, &Member)| if member.votes { id.to_string() } else { format!("({id})") };
+    let members: Vec<String> = configuration.members.iter().map(member).collect();
+    format!("configuration {} of {}", configuration.epoch.0, members.join(" "))
 }
 
 /// What a message says, without the heartbeat's round: what repeats itself is equal but for that.
@@ -67,6 +75,8 @@ pub fn said(message: &Message) -> String {
         }
         Message::ReadIndexReply { ballot: _, read: _, index: None } => "ReadIndexReply: does not lead".to_owned(),
         Message::TimeoutNow { ballot } => format!("TimeoutNow {ballot}"),
+        Message::Behind { ballot, base } => format!("Behind {ballot}, the log begins at {base}"),
+        Message::Superseded { configuration } => format!("Superseded by {}", members(configuration)),
     }
 }
 
@@ -83,6 +93,8 @@ pub fn round(message: &Message) -> Option<u64> {
         | Message::Nack { .. }
         | Message::ReadIndex { .. }
         | Message::ReadIndexReply { .. }
-        | Message::TimeoutNow { .. } => None,
+        | Message::TimeoutNow { .. }
+        | Message::Behind { .. }
+        | Message::Superseded { .. } => None,
     }
 }

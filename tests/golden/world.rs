@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
-use d3b_paxos::message::{Envelope, Message};
-use d3b_paxos::types::{Ballot, Configuration, Entry, Epoch, Member, Now, ProposalId, ReadId, Ticks};
+use d3b_paxos::message::Envelope;
+use d3b_paxos::types::{Ballot, Configuration, Entry, Member, Now, ProposalId, ReadId, Ticks};
 use d3b_paxos::{Input, PersistBatch, Proposal, Ready, Replica, Reply, Restored, Role, Settings, Status};
+use d3b_tests::durability;
 
 use crate::disk::Disk;
 use crate::script::{Command, Link};
@@ -73,7 +74,7 @@ impl World {
     pub fn new() -> World {
         World {
             nodes: BTreeMap::new(),
-            configuration: Configuration { cluster: ClusterId([7; 16]), epoch: Epoch(0), members: BTreeMap::new() },
+            configuration: Configuration::founding(ClusterId([7; 16]), BTreeMap::new()),
             ticks: 0,
             network: Vec::new(),
             held: BTreeSet::new(),
@@ -199,7 +200,7 @@ impl World {
     fn form(&mut self, count: u32) -> Told {
         for id in (1..=count).map(ReplicaId) {
             let disk_id = DiskId([u8::try_from(id.0).map_err(|_| "too many replicas")?; 16]);
-            self.configuration.members.insert(id, Member { disk: disk_id, peer: format!("replica-{id}") });
+            self.configuration.members.insert(id, Member::voter(disk_id, format!("replica-{id}")));
             let node = Node {
                 replica: None,
                 disk: Disk::blank(),
@@ -240,11 +241,11 @@ impl World {
             seed: u64::from(id.0) * 1_000 + node.starts,
             inflight_bytes_max: 64 << 10,
             message_bytes_max: 4 << 10,
-            execution: 1,
             clock_ahead_ms_max: 10_000,
         };
         let restored = Restored {
             configuration,
+            held: Slot::ZERO,
             promised: node.disk.promised(),
             base: Slot(1),
             last: node.disk.last(),
@@ -437,24 +438,8 @@ impl World {
     fn check_durable(&self, envelope: &Envelope) -> Told {
         let Envelope { from, message, .. } = envelope;
         let Node { disk, applied, .. } = self.node(*from)?;
-        let (ballot, upto) = match message {
-            Message::Prepare { ballot, .. } | Message::Promise { ballot, .. } => (*ballot, *applied),
-            Message::Accepted { ballot, upto, .. } => (*ballot, *upto),
-            Message::PreVote { .. }
-            | Message::PreVoteReply { .. }
-            | Message::PromiseMore { .. }
-            | Message::Accept { .. }
-            | Message::Nack { .. }
-            | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. }
-            | Message::TimeoutNow { .. } => return Ok(()),
-        };
-        let held = |slot: u64| disk.record(Slot(slot)).is_some_and(|record| record.ballot == ballot);
-        let known = |slot: u64| Slot(slot) <= *applied || held(slot);
-        if disk.promised() < ballot || !(1..=upto.0).all(known) {
-            return Err(format!("{from} says what is not on its disk: {}", words::said(message)));
-        }
-        Ok(())
+        durability::check(message, disk, *applied, |slot| self.chosen.get(&slot))
+            .map_err(|error| format!("{from} says what is not on its disk: {}: {error}", words::said(message)))
     }
 
     // Replicas.
@@ -618,6 +603,16 @@ impl World {
             }
             Reply::TransferEnded { handed_over: true } => self.tell(format!("{id} has handed over")),
             Reply::TransferEnded { handed_over: false } => self.tell(format!("{id} leads on: nobody has taken over")),
+            Reply::Refused { id: _, error } => self.tell(format!("{id} does not change the configuration: {error}")),
+            Reply::Behind { peer, base } => {
+                self.tell(format!("{id} needs a snapshot: the log of {peer} begins at {base}"))
+            }
+            Reply::Superseded { configuration } => {
+                self.tell(format!(
+                    "{id} hears that its configuration is an old one: {}",
+                    words::members(&configuration)
+                ));
+            }
         }
         Ok(())
     }

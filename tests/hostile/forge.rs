@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use d3b::{ClusterId, DatabaseId, DatabaseName, Digest, DiskId, ReplicaId, Slot};
+use d3b_paxos::configuration::FoundingMember;
 use d3b_paxos::formation::FormationMessage;
 use d3b_paxos::message::{Envelope, Message};
-use d3b_paxos::types::{Ballot, Configuration, Entry, Epoch, Member, Payload, ReadId, Record, Stamp};
+use d3b_paxos::types::{Ballot, Configuration, Entry, Epoch, Founding, Payload, ReadId, Record, Stamp};
 use d3b_tests::sim::random::Random;
 use d3bd::peer::{ForwardResult, PeerMessage};
 
@@ -303,9 +304,10 @@ impl Forge {
             2 => 5..8,
             _ => 1..1_000,
         };
-        let member = |id: u32| (ReplicaId(id), Member { disk: DiskId([0xdd; 16]), peer: "nowhere:1".to_owned() });
-        let members: BTreeMap<ReplicaId, Member> = ids.map(member).collect();
-        let formed = Some(Configuration { cluster: ClusterId([0xcc; 16]), epoch: Epoch(self.number()), members });
+        let member =
+            |id: u32| (ReplicaId(id), FoundingMember { disk: DiskId([0xdd; 16]), peer: "nowhere:1".to_owned() });
+        let members: BTreeMap<ReplicaId, FoundingMember> = ids.map(member).collect();
+        let formed = Some(Founding { cluster: ClusterId([0xcc; 16]), epoch: Epoch(self.number()), members });
         FormationMessage::Hello { disk, formed }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
-use d3b_paxos::types::{Configuration, Epoch, Member, Now, Payload, Ticks};
+use d3b_paxos::types::{Configuration, Member, Now, Payload, Ticks};
 use d3b_paxos::{PersistBatch, Settings, Storage as _};
 use d3b_tests::sim::SimDriver;
 use d3b_tests::sim::disk::{Disk, Written};
@@ -57,9 +57,9 @@ impl Group {
     /// Three replicas of a formed cluster, or three that have yet to meet.
     pub fn new(seed: u64, is_formed: bool) -> Group {
         let ids = (1..=3).map(ReplicaId);
-        let member = |id: ReplicaId| (id, Member { disk: disk_id(id), peer: format!("replica-{id}") });
+        let member = |id: ReplicaId| (id, Member::voter(disk_id(id), format!("replica-{id}")));
         let members = ids.clone().map(member).collect();
-        let configuration = Configuration { cluster: ClusterId([7; 16]), epoch: Epoch(0), members };
+        let configuration = Configuration::founding(ClusterId([7; 16]), members);
         let mut random = Random::new(seed);
         let forge = Forge::new(random.word(), configuration.clone());
         let mut group = Group {
@@ -92,7 +92,6 @@ impl Group {
             seed: self.random.word(),
             inflight_bytes_max: INFLIGHT_BYTES_MAX,
             message_bytes_max: 4 << 10,
-            execution: 1,
             clock_ahead_ms_max: 10_000,
         };
         let replicas = self.configuration.members.iter().map(|(id, member)| (*id, member.peer.clone())).collect();
@@ -101,6 +100,7 @@ impl Group {
             settings,
             replicas,
             configuration: is_formed.then(|| self.configuration.clone()),
+            held: Slot::ZERO,
             promised: disk.log.promised(),
             base: Slot(1),
             last: Slot::ZERO,
@@ -185,7 +185,7 @@ impl Group {
                 node.writing = Some(batch);
             }
             Effect::PersistConfiguration(configuration) => {
-                node.disk.configuration = Some(configuration.clone());
+                node.disk.log.form(configuration.clone());
                 let now = self.now();
                 let node = self.nodes.get_mut(&id).expect("a replica of this group");
                 let handled = node.driver.handle(now, Event::ConfigurationPersisted(configuration));

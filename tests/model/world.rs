@@ -24,10 +24,11 @@ use bytes::Bytes;
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::message::{Envelope, Message};
 use d3b_paxos::types::{
-    Ballot, Configuration, Entry, Epoch, Member, Now, Payload, PersistId, ProposalId, ReadId, Record, Ticks,
+    Ballot, Configuration, Entry, Member, Now, Payload, PersistId, ProposalId, ReadId, Record, Ticks,
 };
 use d3b_paxos::{Input, PersistBatch, Planted, Proposal, Ready, Replica, Restored, Role, Settings};
 use d3b_paxos::{Storage, StorageError};
+use d3b_tests::durability;
 
 /// What may happen in a scene, and how often: the bounds that make it finite.
 #[derive(Debug, Clone)]
@@ -108,7 +109,9 @@ impl Scene {
             | Message::Accepted { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. }
-            | Message::TimeoutNow { .. } => true,
+            | Message::TimeoutNow { .. }
+            | Message::Behind { .. }
+            | Message::Superseded { .. } => true,
         }
     }
 }
@@ -135,6 +138,16 @@ pub enum Law {
 pub struct Disk {
     records: BTreeMap<Slot, Record>,
     promised: Option<Ballot>,
+}
+
+impl durability::Disk for Disk {
+    fn promised(&self) -> Ballot {
+        self.promised.unwrap_or(Ballot::ZERO)
+    }
+
+    fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
+        self.records.get(&slot).is_some_and(condition)
+    }
 }
 
 impl Storage for Disk {
@@ -273,9 +286,9 @@ fn disk_of(id: ReplicaId) -> DiskId {
 }
 
 fn configuration(replicas: u32) -> Configuration {
-    let member = |id| (id, Member { disk: disk_of(id), peer: String::new() });
+    let member = |id| (id, Member::voter(disk_of(id), String::new()));
     let members = (1..=replicas).map(ReplicaId).map(member).collect();
-    Configuration { cluster: ClusterId([7; 16]), epoch: Epoch(0), members }
+    Configuration::founding(ClusterId([7; 16]), members)
 }
 
 /// Time stands still.
@@ -291,11 +304,11 @@ fn start(id: ReplicaId, scene: &Scene, disk_id: DiskId, disk: Disk, applied: Slo
         seed: 0,
         inflight_bytes_max: usize::MAX,
         message_bytes_max: if scene.chunks { 1 } else { usize::MAX },
-        execution: 1,
         clock_ahead_ms_max: 0,
     };
     let restored = Restored {
         configuration: configuration(scene.replicas),
+        held: Slot::ZERO,
         promised: disk.promised.unwrap_or(Ballot::ZERO),
         base: Slot(1),
         last: disk.records.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot),
@@ -546,33 +559,27 @@ impl World {
         normalize(&mut envelope);
         let node = self.node(id);
         let disk = node.core.storage();
-        let promised = disk.promised.unwrap_or(Ballot::ZERO);
-        let holds = |slot: Slot, ballot: Ballot| disk.records.get(&slot).is_some_and(|record| record.ballot == ballot);
+        let value = |slot| self.past.chosen.get(&slot).map(|(_, entry)| entry);
+        let durable = durability::check(&envelope.message, disk, node.applied, value).is_ok();
         let chosen = |upto: Slot| (1..=upto.0).all(|slot| self.past.chosen.contains_key(&Slot(slot)));
-        let (mut durable, mut told) = (true, true);
+        let mut told = true;
         match &envelope.message {
             Message::Prepare { ballot, .. } => {
-                durable = promised >= *ballot;
                 let ballot = *ballot;
                 let campaigned = &mut self.nodes[index(id)];
                 Arc::make_mut(campaigned).campaigned = ballot.max(campaigned.campaigned);
             }
-            Message::Promise { ballot, records, commit, .. } => {
-                durable = promised >= *ballot && records.iter().all(|record| holds(record.slot, record.ballot));
-                told = chosen(*commit);
-            }
-            Message::Accepted { ballot, upto, .. } => {
-                durable =
-                    promised >= *ballot && (node.applied.next().0..=upto.0).all(|slot| holds(Slot(slot), *ballot));
-            }
-            Message::Accept { commit, .. } => told = chosen(*commit),
+            Message::Promise { commit, .. } | Message::Accept { commit, .. } => told = chosen(*commit),
             Message::ReadIndexReply { index, .. } => told = index.is_none_or(chosen),
             Message::PreVote { .. }
             | Message::PreVoteReply { .. }
             | Message::PromiseMore { .. }
+            | Message::Accepted { .. }
             | Message::Nack { .. }
             | Message::ReadIndex { .. }
-            | Message::TimeoutNow { .. } => {}
+            | Message::TimeoutNow { .. }
+            | Message::Behind { .. }
+            | Message::Superseded { .. } => {}
         }
         if !durable {
             self.violate(Law::Durability, "something was sent before what it says was durable");

@@ -90,7 +90,7 @@ fn check_planted(name: &str, scale: Scale, attempt: impl Fn(u64, Options) -> Res
 
 #[test]
 fn planted_bugs_are_found() {
-    for planted in Planted::ALL {
+    for planted in Planted::ALL.into_iter().filter(|planted| !Planted::OF_CHANGES.contains(planted)) {
         check_planted(&format!("{planted:?}"), Scale::Short, |seed, options| {
             run_planted(seed, options, |driver| driver.plant(planted))
         });

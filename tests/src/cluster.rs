@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::build::programs;
 use crate::faults::network::Host;
 use crate::http::{Http, Response};
-use crate::process::{Process, last_lines};
+use crate::process::{Process, connections, last_lines};
 use crate::wait::{PATIENCE, wait_for, wait_until};
 
 /// How many clusters may run at once in one test process.
@@ -116,8 +116,9 @@ impl Options {
     }
 }
 
-/// The ports on hosts that a replica has for itself.
+/// Where a replica serves HTTP on a host that it has for itself.
 const HTTP_PORT: u16 = 8055;
+/// Where the others reach it there.
 const PEER_PORT: u16 = 8124;
 
 /// Some replicas in a temporary directory. Dropping it kills them; the directory stays when the test has failed.
@@ -196,6 +197,12 @@ impl Cluster {
         self.replicas.values().filter(|replica| replica.is_running()).map(|replica| replica.id).collect()
     }
 
+    /// The ids of those that run, but one.
+    #[must_use]
+    pub fn others(&self, than: u32) -> Vec<u32> {
+        self.live().into_iter().filter(|id| *id != than).collect()
+    }
+
     /// A replica.
     #[must_use]
     pub fn replica(&self, id: u32) -> &Replica {
@@ -227,7 +234,6 @@ impl Cluster {
     /// When it stops in another way than in order.
     #[track_caller]
     pub fn revive(&mut self, id: u32) {
-        let http = self.http.clone();
         let replica = self.replica_mut(id);
         wait_until(&format!("replica {id} is ready again"), PATIENCE, || {
             if replica.is_running()
@@ -241,8 +247,7 @@ impl Cluster {
             if !replica.is_running() {
                 replica.start();
             }
-            let ready = http.try_send("GET", &replica.url("/readyz"), &[], ureq::SendBody::none());
-            ready.is_ok_and(|answer| answer.status == 200)
+            replica.is_ready()
         });
     }
 
@@ -481,6 +486,16 @@ impl Replica {
         self.address
     }
 
+    /// Whether it has an open connection to another one that it has made itself. Only of replicas on hosts of their own.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn speaks_to(&self, other: &Replica) -> bool {
+        connections(self.pid()).contains(&SocketAddr::new(other.address.ip(), PEER_PORT))
+    }
+
     /// The URL of a path.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
@@ -573,6 +588,13 @@ impl Replica {
     #[track_caller]
     pub fn wait_for_blob(&self, digest: &d3b::Digest) {
         wait_until(&format!("replica {} has blob {digest}", self.id), PATIENCE, || self.blob(digest).exists());
+    }
+
+    /// Whether it would answer a linearizable read now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let answer = self.http.try_send("GET", &self.url("/readyz"), &[], ureq::SendBody::none());
+        answer.is_ok_and(|answer| answer.status == 200)
     }
 
     /// Waits until it refuses a linearizable read because there is no majority; it may have been started just now.

@@ -3,6 +3,7 @@
 
 pub mod build;
 pub mod cluster;
+pub mod durability;
 pub mod faults;
 pub mod http;
 pub mod linearizability;

@@ -1,5 +1,6 @@
 //! Child processes that never outlive the test, and what `/proc` tells of them.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
@@ -70,13 +71,27 @@ impl Process {
     /// # Panics
     /// When the kernel refuses.
     pub fn limit_files(&self, count: u64) {
+        self.limit(libc::RLIMIT_NOFILE, count);
+    }
+
+    /// Lets it take no more than so many bytes of memory from now on, besides what it has.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn limit_memory(&self, more: u64) {
+        // Not RLIMIT_AS: the allocator has reserved far more addresses than it uses.
+        self.limit(libc::RLIMIT_DATA, data_memory(self.pid()).saturating_add(more));
+    }
+
+    /// Sets a limit, or the highest that may be set.
+    fn limit(&self, resource: libc::__rlimit_resource_t, value: u64) {
         let pid = i32::try_from(self.pid()).expect("process ids are small");
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: both structures are whole and outlive the calls; the child was not waited for, so the id is its own.
         let done = unsafe {
-            let read = libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit);
-            limit.rlim_cur = count.min(limit.rlim_max);
-            read == 0 && libc::prlimit(pid, libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut()) == 0
+            let read = libc::prlimit(pid, resource, std::ptr::null(), &raw mut limit);
+            limit.rlim_cur = value.min(limit.rlim_max);
+            read == 0 && libc::prlimit(pid, resource, &raw const limit, std::ptr::null_mut()) == 0
         };
         assert!(done, "process {pid} takes no limit: {}", std::io::Error::last_os_error());
     }
@@ -101,8 +116,17 @@ impl Drop for Process {
 /// When there is no such process.
 #[must_use]
 pub fn peak_memory(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+/// How much memory of its own a process may write to, resident or not, in bytes.
+fn data_memory(pid: u32) -> u64 {
+    memory(pid, "VmData:")
+}
+
+fn memory(pid: u32, what: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a process has memory");
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("a process has memory");
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number of KiB");
     kib * 1024
 }
@@ -113,6 +137,25 @@ pub fn peak_memory(pid: u32) -> u64 {
 /// When there is no such process.
 pub fn forget_peak(pid: u32) {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the peak of a child of ours can be reset");
+}
+
+/// The other ends of the open connections over IPv4 in the network of a process.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn connections(pid: u32) -> Vec<SocketAddr> {
+    const ESTABLISHED: &str = "01";
+    let table = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).expect("the process is there");
+    let parse = |line: &str| -> Option<SocketAddr> {
+        let mut words = line.split_whitespace().skip(2);
+        let (remote, state) = (words.next()?, words.next()?);
+        let (address, port) = remote.split_once(':')?;
+        // The kernel writes the four bytes as a number of its own order.
+        let address = Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?.to_ne_bytes());
+        (state == ESTABLISHED).then_some(SocketAddr::new(address.into(), u16::from_str_radix(port, 16).ok()?))
+    };
+    table.lines().skip(1).filter_map(parse).collect()
 }
 
 /// Whether a process is there and has not ended.

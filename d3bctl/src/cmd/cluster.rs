@@ -1,10 +1,10 @@
-//! `cluster status`, `status`, `wait`, `version`: how the replicas are.
+//! `cluster status`, `cluster rebuild`, `status`, `wait`, `version`: how the replicas are.
 
 use std::time::{Duration, Instant};
 
 use d3b::Value;
-use d3b::api::{ClusterInfo, ReplicaInfo, Version};
-use d3b::client::{ClientError, Endpoint, Request};
+use d3b::api::{ClusterInfo, Rebuild, ReplicaInfo, Version};
+use d3b::client::{ClientError, Endpoint, Method, Request};
 use serde::Serialize;
 
 use crate::cli::{Condition, Format};
@@ -169,6 +169,26 @@ fn cause(error: &CliError) -> String {
         }
         other => other.to_string(),
     }
+}
+
+/// Has every endpoint that is quarantined made anew. Where none is, the first one says so.
+pub(super) fn rebuild(session: &Session, output: &mut Output) -> Result<(), CliError> {
+    let endpoints = session.client.endpoints();
+    let quarantined: Vec<&Endpoint> =
+        endpoints.iter().filter(|endpoint| ask(session, endpoint).state.as_deref() == Some("quarantined")).collect();
+    for endpoint in if quarantined.is_empty() { endpoints.iter().take(1).collect() } else { quarantined } {
+        let client = session.client.only(endpoint);
+        let request = Request::new(Method::POST, &["v1", "admin", "rebuild"]);
+        let response = session.send_with(&client, &request.waiting(session.settings.wait(), false).once())?;
+        let (rebuild, body): (Rebuild, _) = response.json()?;
+        if output.format() == Format::Json {
+            output.line(&body)?;
+        } else {
+            tell(&format!("replica {} is being rebuilt; d3bctl status tells how it goes", rebuild.replica));
+        }
+    }
+    output.flush()?;
+    Ok(())
 }
 
 fn health(statuses: &[EndpointStatus]) -> Option<Health> {

@@ -37,6 +37,7 @@ pub fn run(command: &Command, session: &Session, output: &mut Output) -> Result<
         Command::Log(Log::Tail(arguments)) => log::tail(arguments, session, output),
         Command::Log(Log::Status) => log::status(session, output),
         Command::Cluster(Cluster::Status) => cluster::members(session, output),
+        Command::Cluster(Cluster::Rebuild) => cluster::rebuild(session, output),
         Command::Status => cluster::status(session, output),
         Command::Wait(arguments) => cluster::wait(arguments.condition, session),
         Command::Version => cluster::version(session, output),

@@ -525,6 +525,19 @@ impl Engine {
         Ok(rejection)
     }
 
+    /// Stops serving a database whose file was found to be damaged, durably.
+    ///
+    /// # Errors
+    /// It is the catalogue, without which there is nothing to serve; or that cannot be written down.
+    pub fn set_damaged(&mut self, id: DatabaseId, problem: String) -> Result<(), Fatal> {
+        if id == DatabaseId::catalogue() {
+            return Err(Fatal::State { slot: self.applied, database: id, problem });
+        }
+        tracing::error!(database = %id, problem, "a database is damaged and is not served by this replica any more");
+        self.fence(id, problem);
+        self.checkpoint().map(|_| ())
+    }
+
     fn remember(&mut self, id: DatabaseId, slot: Slot, fingerprint: Fingerprint) {
         self.fingerprints.insert(id, (slot, fingerprint));
         if self.fingerprints.len() >= 2 * FINGERPRINTS_MAX {

@@ -32,6 +32,7 @@ pub mod planted;
 pub mod random;
 pub mod reader;
 pub mod requests;
+pub mod scrub;
 pub mod snapshot;
 mod statement;
 #[cfg(test)]

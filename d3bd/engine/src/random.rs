@@ -77,14 +77,10 @@ fn leading_integer(text: &[u8]) -> i64 {
 /// The next 64 random bits.
 fn next() -> rusqlite::Result<u64> {
     match STATE.get() {
-        Some(state) => {
-            // SplitMix64: every seed is a good one, and the whole state is one integer.
-            let state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        Some(mut state) => {
+            let bits = d3b::splitmix64(&mut state);
             STATE.set(Some(state));
-            let mut bits = state;
-            bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            Ok(bits ^ (bits >> 31))
+            Ok(bits)
         }
         None => system(),
     }

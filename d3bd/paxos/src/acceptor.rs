@@ -213,7 +213,8 @@ impl<S: Storage> Acceptor<S> {
         if self.mutation.breaks(Planted::ApplyBeyondDurableUpto) {
             return self.commit.max(self.heard.min(self.last_durable));
         }
-        self.commit
+        // A configuration counts as applied once it is adopted: after a crash in between it is met again.
+        self.adoptable().map_or(self.commit, |configuration| self.commit.min(configuration.slot.previous()))
     }
 
     /// The log is cut below this slot.

@@ -274,7 +274,10 @@ mod tests {
         assert_eq!((learning.majority(), learning.epoch, learning.slot), (2, Epoch(1), Slot(9)));
         let four = learning.changed(&Change::Promote { id: ReplicaId(4) }, Slot(11)).unwrap();
         assert_eq!((four.majority(), four.voters().count()), (3, 4));
-        assert_eq!(four.changed(&Change::Promote { id: ReplicaId(4) }, Slot(12)), Err(ChangeError::Votes(ReplicaId(4))));
+        assert_eq!(
+            four.changed(&Change::Promote { id: ReplicaId(4) }, Slot(12)),
+            Err(ChangeError::Votes(ReplicaId(4)))
+        );
     }
 
     #[test]
@@ -297,8 +300,7 @@ mod tests {
 
     #[test]
     fn whoever_was_replaced_is_forgotten_when_it_is_gone() {
-        let change =
-            Change::Add { id: ReplicaId(4), disk: disk(4), peer: String::new(), replaces: Some(ReplicaId(2)) };
+        let change = Change::Add { id: ReplicaId(4), disk: disk(4), peer: String::new(), replaces: Some(ReplicaId(2)) };
         let next = cluster(3).changed(&change, Slot(1)).unwrap();
         let next = next.changed(&Change::Remove { id: ReplicaId(2) }, Slot(2)).unwrap();
         assert_eq!(next.members[&ReplicaId(4)].replaces, None);

@@ -185,7 +185,12 @@ impl Formation {
 
     fn mint_if_complete(&mut self) {
         let lowest = self.replicas.keys().next() == Some(&self.id);
-        if self.end.is_some() || !self.founds || self.without.is_some() || !lowest || self.met.len() < self.replicas.len() {
+        if self.end.is_some()
+            || !self.founds
+            || self.without.is_some()
+            || !lowest
+            || self.met.len() < self.replicas.len()
+        {
             return;
         }
         let member = |(id, peer): (&ReplicaId, &String)| {

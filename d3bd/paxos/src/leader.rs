@@ -102,7 +102,8 @@ impl Leader {
     /// Puts a command into the log, unless too much is under way.
     pub(crate) fn propose<S: Storage>(&mut self, core: &mut Core<S>, proposal: Proposal) {
         let Proposal { id, command, seed } = proposal;
-        let draining = core.acceptor.is_changing() && !core.acceptor.mutation.breaks(Planted::ProposalsBehindConfiguration);
+        let draining =
+            core.acceptor.is_changing() && !core.acceptor.mutation.breaks(Planted::ProposalsBehindConfiguration);
         if self.transfer.is_some() || draining {
             core.reply(Reply::NotLeader { id, leader: None });
             return;
@@ -365,11 +366,8 @@ impl<S: Storage> Replica<S> {
             }
         }
         // A configuration is as good a barrier as a no-op, and nothing may follow it.
-        leader.barrier = if core.acceptor.is_changing() {
-            core.acceptor.upto()
-        } else {
-            leader.append_new(core, Payload::Noop, 0)
-        };
+        leader.barrier =
+            if core.acceptor.is_changing() { core.acceptor.upto() } else { leader.append_new(core, Payload::Noop, 0) };
         for id in core.peers() {
             let peer = match promisers.get(&id) {
                 Some((commit, clock_ms, _)) => Peer::known(*commit, *clock_ms, now),

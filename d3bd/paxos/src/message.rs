@@ -150,7 +150,7 @@ pub enum Message {
 /// How a message stands to the configurations of its sender and its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Of another leader or candidate than that of an old configuration: a receiver that knows a newer one refuses it.
+    /// What a leader or a candidate says, and what it is asked: whoever knows a newer configuration refuses it.
     Question,
     /// To a question of the receiver, which names its ballot, its nonce or its read: it counts whatever the sender knew.
     Answer,
@@ -183,13 +183,13 @@ impl Message {
             | Message::PromiseMore { .. }
             | Message::Accept { .. }
             | Message::ReadIndex { .. }
-            | Message::TimeoutNow { .. } => Standing::Question,
+            | Message::TimeoutNow { .. }
+            | Message::Behind { .. } => Standing::Question,
             Message::PreVoteReply { .. }
             | Message::Promise { .. }
             | Message::Accepted { .. }
             | Message::Nack { .. }
             | Message::ReadIndexReply { .. }
-            | Message::Behind { .. }
             | Message::Superseded { .. } => Standing::Answer,
         }
     }

@@ -318,7 +318,10 @@ impl<S: Storage> Replica<S> {
     fn may_be_asked(&self, message: &Message) -> bool {
         let asks_for_vote = matches!(
             message,
-            Message::PreVote { .. } | Message::Prepare { .. } | Message::PromiseMore { .. } | Message::TimeoutNow { .. }
+            Message::PreVote { .. }
+                | Message::Prepare { .. }
+                | Message::PromiseMore { .. }
+                | Message::TimeoutNow { .. }
         );
         !asks_for_vote || self.votes()
     }

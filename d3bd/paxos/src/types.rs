@@ -144,16 +144,10 @@ pub struct Record {
     pub entry: Entry,
 }
 
-/// Mixes words into one, so that neighbours give unrelated results (the finalizer of splitmix64, chained).
+/// Mixes words into one, so that neighbours give unrelated results (splitmix64, chained).
 pub(crate) fn mix(seed: u64, words: &[u64]) -> u64 {
-    words.iter().fold(finalize(seed), |state, word| finalize(state ^ *word))
-}
-
-fn finalize(word: u64) -> u64 {
-    let mut word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    word ^ (word >> 31)
+    let mixed = |mut state: u64| d3b::splitmix64(&mut state);
+    words.iter().fold(mixed(seed), |state, word| mixed(state ^ *word))
 }
 
 /// A value that is no part of its owner's identity: names and statistics, by which two equal states may differ.

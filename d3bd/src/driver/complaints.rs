@@ -48,7 +48,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     fn dropped(&self) -> u64 {
         match &self.stage {
             Stage::Running(replica) => replica.dropped(),
-            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) => 0,
+            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) | Stage::Quarantined(_) => 0,
         }
     }
 }

@@ -56,6 +56,20 @@ pub enum Event<D = Durable> {
     Read(ReadRequest),
     /// The process is about to stop: hand over the leadership.
     HandOver,
+    /// Somebody wants this replica to be rebuilt from a peer.
+    Rebuild {
+        /// Even if it is not quarantined.
+        force: bool,
+    },
+    /// A database was read from end to end.
+    ContentRead {
+        /// The database.
+        database: DatabaseId,
+        /// The slot that its state was of.
+        slot: Slot,
+        /// A digest of all that it holds.
+        digest: [u8; 16],
+    },
     /// The log has become too large or too old: what is below this slot, which is applied durably, is to go.
     CutDue(Slot),
 }
@@ -170,6 +184,10 @@ pub enum Effect<D = Durable> {
         /// The blob.
         reference: BlobReference,
     },
+    /// Write to disk that this replica is quarantined, and why: its next process must not vote either.
+    PersistQuarantine(String),
+    /// Replace this replica's databases by those of a healthy peer; it is quarantined until that has happened.
+    Rebuild,
     /// Drop what the log holds below this slot: the core will not ask for it any more.
     CutLog(Slot),
     /// A client's write has ended.
@@ -220,6 +238,12 @@ pub enum Unavailable {
     /// This replica's disk is not a member's.
     #[error("{reason}")]
     Outcast {
+        /// Why.
+        reason: String,
+    },
+    /// This replica holds other data than the majority.
+    #[error("this replica is quarantined: {reason}")]
+    Quarantined {
         /// Why.
         reason: String,
     },

@@ -9,6 +9,7 @@ mod complaints;
 mod event;
 mod fingerprints;
 mod offers;
+mod quarantine;
 mod reads;
 mod status;
 mod writes;
@@ -27,13 +28,14 @@ pub use event::{
     ApplyReport, Effect, Event, OwnOutcome, Process, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest,
 };
 pub use fingerprints::Divergence;
+pub use quarantine::Repair;
 pub use status::{DriverStatus, Load, MemberStatus, Phase};
 
 use crate::log::{Durable, Proof};
 use crate::peer::{ForwardResult, PeerMessage};
 use complaints::Complaints;
-use fingerprints::Fingerprints;
 use offers::Offers;
+use quarantine::{Quarantine, Sums};
 use reads::Reads;
 use writes::{Source, Writes};
 
@@ -67,6 +69,8 @@ pub struct Start {
     pub last: Slot,
     /// Everything up to here is applied.
     pub applied: Slot,
+    /// What was found wrong with this replica before, and what is done about it.
+    pub repair: Repair,
 }
 
 enum Stage<S> {
@@ -75,6 +79,8 @@ enum Stage<S> {
     Adopting,
     Running(Box<Replica<S>>),
     Outcast(String),
+    /// It holds other data than the majority.
+    Quarantined(Box<Quarantine>),
 }
 
 /// The state around the consensus core of one replica. `S` reads its log, `D` proves that a batch of it is durable.
@@ -87,7 +93,7 @@ pub struct Driver<S, D = Durable> {
     writes: Writes,
     reads: Reads,
     offers: Offers,
-    fingerprints: Fingerprints,
+    sums: Sums,
     /// When the write of the log that is under way began.
     writing_since: Option<Ticks>,
     /// When this replica was last known to be [settled](DriverStatus::settled_at).
@@ -133,7 +139,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             writes: Writes::default(),
             reads: Reads::default(),
             offers: Offers::default(),
-            fingerprints: Fingerprints::default(),
+            sums: Sums::default(),
             writing_since: None,
             settled_at: None,
             proposals: BTreeMap::new(),
@@ -182,6 +188,11 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         if foreign {
             self.stage = Stage::Outcast(outcast_reason(me, own_disk));
             return;
+        }
+        if let Some(reason) = self.start.repair.quarantined.clone() {
+            tracing::error!(reason, "this replica is quarantined: it does not vote or answer (see d3b-recovery(7))");
+            self.stage = Stage::Quarantined(Box::new(Quarantine { reason, configuration }));
+            return self.rebuild_by_itself();
         }
         let restored = Restored {
             configuration,
@@ -233,6 +244,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Event::Write(request) => self.begin_write(request),
             Event::Read(request) => self.begin_read(&request),
             Event::HandOver => self.step(Input::Transfer(None))?,
+            Event::Rebuild { force } => self.handle_rebuild(force),
+            Event::ContentRead { database, slot, digest } => self.sums.record_content(database, slot, digest),
             Event::CutDue(base) => {
                 // The core first: from here on it refers whoever wants more to a snapshot.
                 self.step(Input::Cut(base))?;
@@ -275,6 +288,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         let core = match &self.stage {
             Stage::Running(replica) => replica.next_deadline(),
             Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) => Some(self.hello_at),
+            Stage::Quarantined(_) => None,
         };
         let retry = (self.writes.has_routable() || self.reads.has_arrived()).then_some(self.retry_at);
         [core, retry, self.writes.next_deadline(), self.reads.next_deadline()]
@@ -308,7 +322,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     fn step(&mut self, input: Input) -> Result<(), StorageError> {
         match &mut self.stage {
             Stage::Running(replica) => replica.step(self.now, input),
-            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) => Ok(()),
+            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) | Stage::Quarantined(_) => Ok(()),
         }
     }
 
@@ -361,7 +375,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         self.applying = !report.finished;
         self.applied = report.applied;
         for (database, slot, fingerprint) in report.fingerprints {
-            self.fingerprints.record(database, slot, fingerprint);
+            self.sums.record_chain(database, slot, fingerprint);
         }
         for own in report.own {
             if self.writes.remove(own.ticket) {
@@ -399,6 +413,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
                 tracing::warn!(peer = %from, %digest, reason, "a peer could not take a blob over");
             }
             PeerMessage::Gossip { applied, fingerprints } => self.handle_gossip(from, applied, &fingerprints),
+            PeerMessage::Contents { digests } => self.handle_contents(from, &digests),
         }
         Ok(())
     }
@@ -425,7 +440,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
                     self.effects.push(Effect::Send { to: from, message: PeerMessage::Formation(hello) });
                 }
             }
-            Stage::Adopting | Stage::Outcast(_) => {}
+            Stage::Adopting | Stage::Outcast(_) | Stage::Quarantined(_) => {}
         }
     }
 
@@ -641,25 +656,6 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         }
     }
 
-    fn gossip(&mut self) {
-        if let Stage::Running(_) = &self.stage {
-            let message = PeerMessage::Gossip { applied: self.applied, fingerprints: self.fingerprints.tell() };
-            self.send_to_members(|_| true, &message);
-        }
-    }
-
-    fn handle_gossip(&mut self, from: ReplicaId, applied: Slot, told: &[(d3b::DatabaseId, Slot, [u8; 16])]) {
-        self.applied_by.insert(from, applied);
-        for divergence in self.fingerprints.compare(from, told) {
-            tracing::error!(
-                peer = %from,
-                database = %divergence.database,
-                slot = %divergence.slot,
-                "this replica's data differs from a peer's: run d3bctl cluster status on every replica"
-            );
-        }
-    }
-
     fn send_to_members(&mut self, to: impl Fn(ReplicaId) -> bool, message: &PeerMessage) {
         let Stage::Running(replica) = &self.stage else { return };
         for id in replica.configuration().members.keys() {
@@ -672,7 +668,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     fn majority(&self) -> usize {
         match &self.stage {
             Stage::Running(replica) => replica.configuration().majority(),
-            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) => usize::MAX,
+            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) | Stage::Quarantined(_) => usize::MAX,
         }
     }
 
@@ -683,6 +679,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Stage::Forming(formation) => Some(Unavailable::Forming { missing: missing(formation) }),
             Stage::Adopting => Some(Unavailable::Forming { missing: Vec::new() }),
             Stage::Outcast(reason) => Some(Unavailable::Outcast { reason: reason.clone() }),
+            Stage::Quarantined(quarantine) => Some(Unavailable::Quarantined { reason: quarantine.reason.clone() }),
         }
     }
 }

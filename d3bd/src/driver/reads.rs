@@ -109,6 +109,12 @@ impl Reads {
         expired
     }
 
+    /// Every read; later answers to them are ignored.
+    pub(super) fn take_all(&mut self) -> Vec<Ticket> {
+        let all = std::mem::replace(self, Reads { next_id: self.next_id, ..Reads::default() });
+        all.deadlines.into_keys().collect()
+    }
+
     /// When the next read's time is up.
     pub(super) fn next_deadline(&self) -> Option<Ticks> {
         self.by_deadline.first().map(|(deadline, _)| *deadline)

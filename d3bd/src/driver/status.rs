@@ -4,6 +4,7 @@ use d3b::{ClusterId, ReplicaId, Slot};
 use d3b_paxos::types::{Ballot, Epoch, Ticks};
 use d3b_paxos::{Replica, Storage};
 
+use super::quarantine::Quarantine;
 use super::{Divergence, Driver, GOSSIP_INTERVAL, SETTLED_MAX, Stage, missing};
 use crate::log::Proof;
 
@@ -26,6 +27,11 @@ pub enum Phase {
         /// Why.
         reason: String,
     },
+    /// It holds other data than the majority: it neither votes nor answers until it is rebuilt.
+    Quarantined {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl Phase {
@@ -38,6 +44,7 @@ impl Phase {
             Phase::Candidate => "candidate",
             Phase::Leader => "leader",
             Phase::Outcast { .. } => "outcast",
+            Phase::Quarantined { .. } => "quarantined",
         }
     }
 }
@@ -140,7 +147,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             leader_heard_at: self.leader_heard_at,
             settled_at: self.settled_at,
             members: Vec::new(),
-            divergences: self.fingerprints.divergences(),
+            divergences: self.sums.divergences(),
         };
         match &self.stage {
             Stage::Running(replica) => self.running_status(replica, &mut status),
@@ -151,6 +158,14 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             }
             Stage::Adopting => {}
             Stage::Outcast(reason) => status.phase = Phase::Outcast { reason: reason.clone() },
+            Stage::Quarantined(quarantine) => {
+                let Quarantine { reason, configuration } = &**quarantine;
+                status.phase = Phase::Quarantined { reason: reason.clone() };
+                status.cluster = Some(configuration.cluster);
+                status.epoch = configuration.epoch;
+                let members = configuration.members.iter().map(|(id, member)| self.member(*id, &member.peer));
+                status.members = members.collect();
+            }
         }
         status
     }

@@ -275,6 +275,16 @@ impl Writes {
         expired
     }
 
+    /// Every write, and what it means for each that this replica has become unavailable.
+    pub(super) fn take_all(&mut self, unavailable: &super::event::Unavailable) -> Vec<(Ticket, WriteFailure)> {
+        let all = std::mem::take(self);
+        let failure = |pending: &Pending| match pending.maybe_proposed {
+            true => WriteFailure::OutcomeUnknown,
+            false => unavailable.clone().into(),
+        };
+        all.pending.iter().map(|(ticket, pending)| (*ticket, failure(pending))).collect()
+    }
+
     /// When the next write's time is up.
     pub(super) fn next_deadline(&self) -> Option<Ticks> {
         self.by_deadline.first().map(|(deadline, _)| *deadline)

@@ -13,6 +13,7 @@ mod io;
 mod log;
 mod media;
 mod memory;
+mod metrics;
 mod multipart;
 mod operations;
 mod parameters;
@@ -89,6 +90,10 @@ fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
         .or(warp::path!("livez").and(call()).then(operations::livez))
         .unify()
         .or(warp::path!("readyz").and(call()).then(operations::readyz))
+        .unify()
+        .or(warp::path!("v1" / "admin" / "rebuild").and(call()).then(operations::rebuild))
+        .unify()
+        .or(warp::path!("metrics").and(call()).then(operations::metrics))
         .unify()
         .or(warp::path!("version").and(call()).then(operations::version))
         .unify()

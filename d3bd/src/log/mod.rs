@@ -8,6 +8,7 @@
 //! What was written is proved by a [`Durable`], which only this module makes, and which sending a message that depends
 //! on the write requires.
 
+mod check;
 mod directory;
 mod extent;
 mod reader;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use d3b::{DiskId, ReplicaId, Slot};
 use d3b_paxos::types::{Ballot, Configuration, PersistId};
 
+pub use check::Checked;
 pub use reader::LogReader;
 pub use store::Beginning;
 pub use writer::Log;

@@ -11,7 +11,7 @@ use d3b_paxos::{Storage, StorageError};
 use rusqlite::Connection;
 
 use super::extent::{Extent, Size};
-use super::{LogError, store};
+use super::{Checked, LogError, check, store};
 
 /// How many bytes of the newest records are kept in memory.
 const CACHE_BYTES: usize = 64 << 20;
@@ -188,6 +188,22 @@ impl LogReader {
     fn check_base(&self, slot: Slot) -> Result<(), LogError> {
         let base = self.base();
         if slot < base { Err(LogError::Compacted { slot, base }) } else { Ok(()) }
+    }
+
+    /// Reads durable records from the file, whatever is in memory, to see whether they are what was written.
+    #[must_use]
+    pub fn check(&self, from: Slot, upto: Slot, bytes_max: u64) -> Checked {
+        let mut file = self.file.lock().expect("no panic while held");
+        if file.is_none() {
+            match store::open_reader(&self.directory) {
+                Ok(open) => *file = Some(open),
+                Err(error) => return Checked::Unread(error.to_string()),
+            }
+        }
+        match &*file {
+            Some((connection, disk)) => check::check(connection, *disk, from.max(Slot(1)), upto, bytes_max),
+            None => Checked::Unread("it is not open".to_owned()),
+        }
     }
 
     fn read_file(&self, from: Slot, upto: Slot, bytes_max: usize) -> Result<Vec<Record>, LogError> {

@@ -379,7 +379,7 @@ pub(super) fn sizes(connection: &Connection, from: Slot, upto: Slot, rows_max: u
     rows.map_err(reading())?.collect::<rusqlite::Result<_>>().map_err(reading())
 }
 
-fn last(connection: &Connection) -> Result<Slot, LogError> {
+pub(super) fn last(connection: &Connection) -> Result<Slot, LogError> {
     let last: Option<i64> =
         connection.query_row("SELECT max(slot) FROM records", [], |row| row.get(0)).map_err(sqlite("reading it"))?;
     Ok(last.map_or(Slot::ZERO, slot_from_sql))
@@ -459,7 +459,7 @@ fn seal_checksum(disk: DiskId, key: &str, value: &[u8]) -> u64 {
     hasher.digest()
 }
 
-fn checksum(disk: DiskId, slot: Slot, ballot: Ballot, entry: &[u8]) -> u64 {
+pub(super) fn checksum(disk: DiskId, slot: Slot, ballot: Ballot, entry: &[u8]) -> u64 {
     let mut hasher = Xxh3::new();
     hasher.update(&disk.0);
     hasher.update(&slot.0.to_le_bytes());
@@ -507,11 +507,11 @@ fn decode_entry(bytes: &[u8]) -> Option<Entry> {
 }
 
 /// Slots stay far below the end of SQLite's integers.
-fn slot_to_sql(slot: Slot) -> i64 {
+pub(super) fn slot_to_sql(slot: Slot) -> i64 {
     i64::try_from(slot.0).unwrap_or(i64::MAX)
 }
 
-fn slot_from_sql(slot: i64) -> Slot {
+pub(super) fn slot_from_sql(slot: i64) -> Slot {
     Slot(u64::try_from(slot).unwrap_or(0))
 }
 

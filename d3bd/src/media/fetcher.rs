@@ -175,6 +175,23 @@ impl Fetcher {
         }
     }
 
+    /// How long a blob is, as the first peer says that has it.
+    ///
+    /// # Errors
+    /// Why the last source could not say.
+    pub async fn length(&self, digest: Digest, sources: &[ReplicaId]) -> Result<u64, FetchError> {
+        let mut result = Err(FetchError::NoSource);
+        for source in sources {
+            let unknown = FetchError::Connection { replica: *source, problem: "it told no length".to_owned() };
+            let body = self.request(digest, 0, 0, *source).await;
+            result = body.and_then(|body| hyper::body::Body::size_hint(&body).exact().ok_or(unknown));
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
     /// Asks a peer for `length` bytes of a blob from `from` on.
     async fn request(&self, digest: Digest, from: u64, length: u64, source: ReplicaId) -> Result<Incoming, FetchError> {
         let failed = |problem: String| FetchError::Connection { replica: source, problem };

@@ -20,6 +20,8 @@ use crate::disk::Room;
 const TEMPORARY: &str = "tmp";
 /// What the name of a fetch that can be resumed begins with.
 const PARTIAL: &str = "fetch-";
+/// How much of a blob is read at once to check it.
+const CHECK_BYTES: usize = 256 << 10;
 
 /// How much is hashed at once.
 const PIECE: usize = 1 << 20;
@@ -158,7 +160,7 @@ impl BlobStore {
 
     /// Takes a blob that is not what its name says out of its place; what is left of it stays beside, under another name,
     /// for people to look at.
-    pub(super) fn set_aside(&self, digest: &Digest) {
+    pub(crate) fn set_aside(&self, digest: &Digest) {
         let place = self.place(digest);
         let aside = place.with_extension("damaged");
         let moved = {
@@ -166,6 +168,43 @@ impl BlobStore {
             std::fs::rename(&place, &aside)
         };
         tracing::error!(%digest, path = %aside.display(), ?moved, "a file on this disk is damaged and was set aside");
+    }
+
+    /// The blobs that are here and whose names begin with this byte.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub(crate) fn list(&self, first: u8) -> io::Result<Vec<Digest>> {
+        let directory = self.shared.directory.join(format!("{first:02x}"));
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().parse().ok()));
+        names.filter_map(io::Result::transpose).collect()
+    }
+
+    /// Reads a blob from end to end, to see whether it is still what its name says; `pace` hears of what was read, and
+    /// may end it. Tells how long it is, and whether it is sound; `None` where it was ended.
+    ///
+    /// # Errors
+    /// `NotFound` where it is not here; whatever the disk says.
+    pub(crate) fn check(&self, digest: &Digest, pace: &mut dyn FnMut(u64) -> bool) -> io::Result<Option<(u64, bool)>> {
+        let mut file = self.open_file(digest)?;
+        let mut hasher = Hasher::new();
+        let mut piece = vec![0; CHECK_BYTES];
+        loop {
+            let read = file.read(&mut piece)?;
+            if read == 0 {
+                let length = hasher.length();
+                return Ok(Some((length, hasher.finish() == *digest)));
+            }
+            hasher.update(&piece[..read]);
+            if !pace(read as u64) {
+                return Ok(None);
+            }
+        }
     }
 
     /// Begins a blob's grace period anew, durably; false where the blob is not here.

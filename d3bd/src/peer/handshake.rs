@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::frame::{self, FrameError, HANDSHAKE_MAX};
 
-/// How long the whole handshake may take.
+/// How long the side that is connected to waits for the whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What every connection begins with.
 const MAGIC: [u8; 4] = *b"d3bp";
@@ -49,9 +49,12 @@ pub enum HandshakeError {
     /// The connection failed.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// Nobody answers at its address, not even to refuse.
+    #[error("nothing answers there")]
+    Silent,
     /// The other side took too long.
-    #[error("the handshake took longer than {HANDSHAKE_TIMEOUT:?}")]
-    TimedOut,
+    #[error("the handshake took longer than {0:?}")]
+    TimedOut(Duration),
     /// Not a replica of d3b, or of another version.
     #[error("the other side does not speak this version of d3b's peer protocol")]
     Magic,
@@ -81,6 +84,25 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
+    /// Whether nothing at all was heard: as from a line that is cut, which tells nothing of the process behind it.
+    pub(super) fn is_silence(&self) -> bool {
+        use std::io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+        match self {
+            HandshakeError::Silent | HandshakeError::TimedOut(_) => true,
+            HandshakeError::Frame(FrameError::Io(error)) => {
+                matches!(error.kind(), HostUnreachable | NetworkUnreachable | TimedOut)
+            }
+            HandshakeError::Frame(_)
+            | HandshakeError::Magic
+            | HandshakeError::Key
+            | HandshakeError::Cluster { .. }
+            | HandshakeError::Unexpected(_)
+            | HandshakeError::Refused(_)
+            | HandshakeError::GaveWay
+            | HandshakeError::Crowded => false,
+        }
+    }
+
     /// The error without what the other side chose: it could make up any number of texts.
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -89,7 +111,8 @@ impl HandshakeError {
             HandshakeError::Frame(FrameError::Version(_)) => "version",
             HandshakeError::Frame(FrameError::Malformed(_)) => "malformed",
             HandshakeError::Frame(FrameError::Trailing(_)) => "trailing",
-            HandshakeError::TimedOut => "time",
+            HandshakeError::Silent => "silent",
+            HandshakeError::TimedOut(_) => "time",
             HandshakeError::Magic => "magic",
             HandshakeError::Key => "key",
             HandshakeError::Cluster { .. } => "cluster",
@@ -167,8 +190,11 @@ fn nonce() -> Result<[u8; 32], HandshakeError> {
     Ok(nonce)
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, HandshakeError>>) -> Result<T, HandshakeError> {
-    tokio::time::timeout(HANDSHAKE_TIMEOUT, work).await.unwrap_or(Err(HandshakeError::TimedOut))
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, HandshakeError>>,
+) -> Result<T, HandshakeError> {
+    tokio::time::timeout(limit, work).await.unwrap_or(Err(HandshakeError::TimedOut(limit)))
 }
 
 fn same_cluster(ours: Option<ClusterId>, theirs: Option<ClusterId>) -> Result<(), HandshakeError> {
@@ -179,14 +205,15 @@ fn same_cluster(ours: Option<ClusterId>, theirs: Option<ClusterId>) -> Result<()
     }
 }
 
-/// The side that connects.
+/// The side that connects, and waits for so long.
 pub(super) async fn connect(
     stream: &mut TcpStream,
     myself: &Myself,
     purpose: Purpose,
     expected: ReplicaId,
+    limit: Duration,
 ) -> Result<Peer, HandshakeError> {
-    in_time(async {
+    within(limit, async {
         let Myself { replica, cluster, http, key } = myself.clone();
         let hello = Hello { magic: MAGIC, purpose, replica, cluster, http, nonce: nonce()? };
         stream.write_all(&frame::encode(&hello)).await?;
@@ -217,7 +244,7 @@ pub(super) async fn accept(
     myself: &Myself,
     expected: impl Fn(ReplicaId) -> bool,
 ) -> Result<(Peer, Purpose), HandshakeError> {
-    in_time(async {
+    within(HANDSHAKE_TIMEOUT, async {
         let mut body = Vec::new();
         let hello: Hello = frame::read(stream, HANDSHAKE_MAX, &mut body).await?;
         let objection = if hello.magic != MAGIC {
@@ -273,7 +300,7 @@ mod tests {
         };
         let connecting = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            connect(&mut stream, &one, Purpose::Messages, ReplicaId(expected)).await
+            connect(&mut stream, &one, Purpose::Messages, ReplicaId(expected), HANDSHAKE_TIMEOUT).await
         };
         tokio::join!(connecting, accepting)
     }

@@ -59,6 +59,11 @@ pub enum PeerMessage {
         /// Its name.
         digest: Digest,
     },
+    /// What the sender's databases hold, each as of a slot.
+    Contents {
+        /// Database, slot, and a digest of all its rows after that slot.
+        digests: Vec<(DatabaseId, Slot, [u8; 16])>,
+    },
 }
 
 /// What became of a forwarded command.

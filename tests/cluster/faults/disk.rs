@@ -35,6 +35,21 @@ fn start(cluster: &mut Cluster) {
     cluster.wait_ready();
 }
 
+/// Lets clients work on a cluster whose replicas can be made to fail, and checks what they were told.
+fn at_work(test: impl Fn(&mut Random, &mut Cluster, &[Faults], &Recorder)) {
+    if !are_met(&[needs::PRELOAD]) {
+        return;
+    }
+    with_seeds(|random| {
+        let (mut cluster, faults) = prepare();
+        start(&mut cluster);
+        let recorder = Recorder::start(&cluster, random, Keys::Dated);
+        test(random, &mut cluster, &faults, &recorder);
+        recorder.wait_for_more(50);
+        recorder.finish().verify(&cluster);
+    });
+}
+
 fn faults_of(faults: &[Faults], id: u32) -> &Faults {
     &faults[id as usize - 1]
 }
@@ -93,27 +108,19 @@ fn a_full_disk_stops_nobody_else_and_its_replica_comes_back() {
 /// After a failed fsync the kernel may have dropped the pages, and the next fsync says that all is well.
 #[test]
 fn an_fsync_that_fails_once_and_then_succeeds_stops_the_replica() {
-    if !are_met(&[needs::PRELOAD]) {
-        return;
-    }
-    with_seeds(|random| {
-        let (mut cluster, faults) = prepare();
-        start(&mut cluster);
-        let recorder = Recorder::start(&cluster, random, Keys::Dated);
+    at_work(|random, cluster, faults, recorder| {
         for path in [LOG, DATABASES] {
             recorder.wait_for_more(50);
             let victim = *random.pick(&cluster.ids());
             let rule = Rule { call: Call::Sync, path, skip: 0, count: 1, fault: Fault::Fail(libc::EIO) };
-            faults_of(&faults, victim).set(rule);
-            wait_for_refusal(&mut cluster, victim);
-            assert_eq!(faults_of(&faults, victim).hits(), 1, "it has tried again");
+            faults_of(faults, victim).set(rule);
+            wait_for_refusal(cluster, victim);
+            assert_eq!(faults_of(faults, victim).hits(), 1, "it has tried again");
             recorder.wait_for_more(50);
-            faults_of(&faults, victim).clear();
+            faults_of(faults, victim).clear();
             cluster.replica_mut(victim).start();
         }
         cluster.wait_ready();
-        recorder.wait_for_more(50);
-        recorder.finish().verify(&cluster);
     });
 }
 
@@ -153,65 +160,43 @@ fn a_file_whose_fsync_fails_is_not_acknowledged() {
 /// long as no power is cut, a kill must lose nothing by that.
 #[test]
 fn slow_and_lying_syncs_keep_histories_linearizable() {
-    if !are_met(&[needs::PRELOAD]) {
-        return;
-    }
-    with_seeds(|random| {
-        let (mut cluster, faults) = prepare();
-        start(&mut cluster);
-        let recorder = Recorder::start(&cluster, random, Keys::Dated);
+    at_work(|_, cluster, faults, recorder| {
         let slow = Rule { call: Call::Sync, path: LOG, skip: 0, count: 0, fault: Fault::Delay(400_000) };
         recorder.wait_for_more(50);
         let leader = cluster.leader();
-        faults_of(&faults, leader).set(slow);
+        faults_of(faults, leader).set(slow);
         recorder.wait_for_more(50);
-        faults_of(&faults, leader).clear();
+        faults_of(faults, leader).clear();
         let lie = Rule { call: Call::Sync, path: "/", skip: 0, count: 0, fault: Fault::Lie };
         faults.iter().for_each(|faults| faults.set(lie));
         for _ in 0..2 {
             recorder.wait_for_more(50);
             println!("kill all");
             cluster.ids().into_iter().for_each(|id| cluster.replica_mut(id).kill());
-            start(&mut cluster);
+            start(cluster);
         }
-        recorder.wait_for_more(50);
-        recorder.finish().verify(&cluster);
     });
 }
 
 #[test]
 fn a_write_that_a_kill_tears_is_recovered_from() {
-    if !are_met(&[needs::PRELOAD]) {
-        return;
-    }
-    with_seeds(|random| {
-        let (mut cluster, faults) = prepare();
-        start(&mut cluster);
-        let recorder = Recorder::start(&cluster, random, Keys::Dated);
+    at_work(|random, cluster, faults, recorder| {
         for path in [LOG, DATABASES, BLOBS, LOG, DATABASES] {
             let victim = *random.pick(&cluster.ids());
             let skip = u32::try_from(random.below(20)).expect("a small number");
-            faults_of(&faults, victim).set(Rule { call: Call::Write, path, skip, count: 1, fault: Fault::TearAndKill });
+            faults_of(faults, victim).set(Rule { call: Call::Write, path, skip, count: 1, fault: Fault::TearAndKill });
             wait_until("a write is torn", PATIENCE, || cluster.replica_mut(victim).has_ended().is_some());
-            faults_of(&faults, victim).clear();
+            faults_of(faults, victim).clear();
             recorder.wait_for_more(20);
             cluster.replica_mut(victim).start_ready();
         }
-        recorder.wait_for_more(50);
-        recorder.finish().verify(&cluster);
     });
 }
 
 /// Errors that only one replica meets, on each of its files: it may stop or go on, the others do go on.
 #[test]
 fn errors_of_one_disk_keep_histories_linearizable() {
-    if !are_met(&[needs::PRELOAD]) {
-        return;
-    }
-    with_seeds(|random| {
-        let (mut cluster, faults) = prepare();
-        start(&mut cluster);
-        let recorder = Recorder::start(&cluster, random, Keys::Dated);
+    at_work(|random, cluster, faults, recorder| {
         let cases = [
             (Call::Write, LOG, Fault::Tear(libc::EIO)),
             (Call::Write, LOG, Fault::Fail(libc::ENOSPC)),
@@ -224,14 +209,12 @@ fn errors_of_one_disk_keep_histories_linearizable() {
         for (call, path, fault) in cases {
             let victim = *random.pick(&cluster.ids());
             let skip = u32::try_from(random.below(10)).expect("a small number");
-            faults_of(&faults, victim).set(Rule { call, path, skip, count: 3, fault });
-            faults_of(&faults, victim).wait_for_hit();
+            faults_of(faults, victim).set(Rule { call, path, skip, count: 3, fault });
+            faults_of(faults, victim).wait_for_hit();
             recorder.wait_for_more(30);
-            faults_of(&faults, victim).clear();
+            faults_of(faults, victim).clear();
             cluster.revive(victim);
         }
-        recorder.wait_for_more(50);
-        recorder.finish().verify(&cluster);
     });
 }
 
@@ -309,11 +292,7 @@ fn a_flipped_bit_in_a_log_record_is_never_given_to_anybody() {
         let healthy: Vec<u32> = cluster.ids().into_iter().filter(|id| *id != damaged).collect();
         wait_until("the others go on", PATIENCE, || {
             let _ = cluster.live().contains(&damaged) && cluster.replica_mut(damaged).has_ended().is_some();
-            healthy.iter().all(|id| {
-                let url = cluster.replica(*id).url("/readyz");
-                let answer = cluster.http.try_send("GET", &url, &[], ureq::SendBody::none());
-                answer.is_ok_and(|answer| answer.status == 200)
-            })
+            healthy.iter().all(|id| cluster.replica(*id).is_ready())
         });
         for id in &healthy {
             assert_eq!(cluster.replica(*id).value("shop", "SELECT count(*) || ' ' || sum(n) FROM t"), "20 190");

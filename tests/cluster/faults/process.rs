@@ -10,10 +10,6 @@ use d3b_tests::wait::PATIENCE;
 use d3b_tests::{Cluster, Http, Options, wait_until};
 use serde_json::json;
 
-fn others(cluster: &Cluster, than: u32) -> Vec<u32> {
-    cluster.live().into_iter().filter(|id| *id != than).collect()
-}
-
 #[test]
 fn concurrent_histories_without_any_fault_are_linearizable() {
     with_seeds(|random| {
@@ -62,7 +58,7 @@ fn pauses_longer_than_an_election_keep_histories_linearizable() {
             let paused = cluster.leader();
             println!("pause the leader, {paused}");
             cluster.replica(paused).pause();
-            let others = others(&cluster, paused);
+            let others = cluster.others(paused);
             let next = cluster.leader_among(&others);
             recorder.wait_for_more(60);
             if random.percent(50) {

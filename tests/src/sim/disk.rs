@@ -12,6 +12,8 @@ use d3b_paxos::types::{Ballot, Configuration, PersistId, Record};
 use d3b_paxos::{PersistBatch, Storage, StorageError};
 use d3bd::log::Proof;
 
+use crate::durability;
+
 /// The simulated disk's word that a batch is durable.
 #[derive(Debug)]
 pub struct Written(PersistId);
@@ -33,6 +35,8 @@ struct Stored {
 #[derive(Debug)]
 struct Contents {
     promised: Ballot,
+    /// The configuration, and whether it was adopted when it was chosen.
+    configuration: Option<(Configuration, bool)>,
     records: BTreeMap<Slot, Stored>,
 }
 
@@ -44,7 +48,7 @@ pub struct LogFile {
 
 impl LogFile {
     fn blank() -> LogFile {
-        let contents = Contents { promised: Ballot::ZERO, records: BTreeMap::new() };
+        let contents = Contents { promised: Ballot::ZERO, configuration: None, records: BTreeMap::new() };
         LogFile { contents: Rc::new(RefCell::new(contents)) }
     }
 
@@ -54,22 +58,29 @@ impl LogFile {
         self.contents.borrow().promised
     }
 
+    /// The configuration that was adopted last.
+    #[must_use]
+    pub fn configuration(&self) -> Option<Configuration> {
+        self.contents.borrow().configuration.as_ref().map(|(configuration, _)| configuration.clone())
+    }
+
+    /// Everything up to here was held as it was chosen.
+    #[must_use]
+    pub fn held(&self) -> Slot {
+        let contents = self.contents.borrow();
+        let held = contents.configuration.as_ref().filter(|(_, held)| *held);
+        held.map_or(Slot::ZERO, |(configuration, _)| configuration.slot)
+    }
+
+    /// Writes a configuration that its replica was told of.
+    pub fn form(&self, configuration: Configuration) {
+        self.contents.borrow_mut().configuration = Some((configuration, false));
+    }
+
     /// The last slot that it holds.
     #[must_use]
     pub fn last(&self) -> Slot {
         self.contents.borrow().records.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot)
-    }
-
-    /// The ballot at which it holds a slot.
-    #[must_use]
-    pub fn ballot(&self, slot: Slot) -> Option<Ballot> {
-        self.contents.borrow().records.get(&slot).map(|stored| stored.record.ballot)
-    }
-
-    /// Whether a slot's record satisfies a condition.
-    #[must_use]
-    pub fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
-        self.contents.borrow().records.get(&slot).is_some_and(|stored| condition(&stored.record))
     }
 
     /// Makes a batch durable, all of it at once, as a transaction does.
@@ -77,6 +88,9 @@ impl LogFile {
         let mut contents = self.contents.borrow_mut();
         if let Some(promised) = batch.promised {
             contents.promised = promised;
+        }
+        if let Some(configuration) = &batch.configuration {
+            contents.configuration = Some((configuration.clone(), true));
         }
         for record in &batch.records {
             contents.records.insert(record.slot, Stored { record: record.clone(), damaged: false });
@@ -98,6 +112,16 @@ impl LogFile {
     /// The blobs and whatever else the records from a slot on name.
     pub fn visit(&self, from: Slot, mut visit: impl FnMut(&Record)) {
         self.contents.borrow().records.range(from..).for_each(|(_, stored)| visit(&stored.record));
+    }
+}
+
+impl durability::Disk for LogFile {
+    fn promised(&self) -> Ballot {
+        self.promised()
+    }
+
+    fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
+        self.contents.borrow().records.get(&slot).is_some_and(|stored| condition(&stored.record))
     }
 }
 
@@ -163,8 +187,6 @@ impl Blobs for BlobFiles {
 pub struct Disk {
     /// Made when it was formatted.
     pub id: DiskId,
-    /// The configuration that formed the cluster.
-    pub configuration: Option<Configuration>,
     /// The Paxos log.
     pub log: LogFile,
     /// The blobs.
@@ -175,6 +197,6 @@ impl Disk {
     /// A disk that was just formatted.
     #[must_use]
     pub fn blank(id: DiskId) -> Disk {
-        Disk { id, configuration: None, log: LogFile::blank(), blobs: BlobFiles::default() }
+        Disk { id, log: LogFile::blank(), blobs: BlobFiles::default() }
     }
 }

@@ -40,7 +40,7 @@ impl<M: Machine> World<'_, M> {
     /// Whether one more replica may be lost for good.
     fn may_lose(&self, victim: ReplicaId) -> bool {
         let lost = self.nodes.values().filter(|node| node.is_lost()).count();
-        let formed = self.nodes.values().all(|node| node.disk.configuration.is_some() || node.is_lost());
+        let formed = self.nodes.values().all(|node| node.disk.log.configuration().is_some() || node.is_lost());
         formed && !self.nodes[&victim].is_lost() && lost < (self.nodes.len() - 1) / 2
     }
 

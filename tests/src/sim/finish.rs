@@ -118,7 +118,7 @@ impl<M: Machine> World<'_, M> {
         let mut able: Vec<ReplicaId> = self.nodes.values().filter(|node| !node.is_lost()).map(|node| node.id).collect();
         let majority = self.nodes.len() / 2 + 1;
         // A cluster of which some know that it is formed, and others not, needs all of them once more.
-        let formed = self.nodes.values().all(|node| node.disk.configuration.is_some() || node.is_lost());
+        let formed = self.nodes.values().all(|node| node.disk.log.configuration().is_some() || node.is_lost());
         while formed && able.len() > majority && self.random.percent(50) {
             let index = usize::try_from(self.random.below(able.len() as u64)).expect("an index");
             let broken = able.remove(index);

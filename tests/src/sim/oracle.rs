@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use d3b::{DatabaseId, ReplicaId, Slot};
 use d3b_paxos::PersistBatch;
-use d3b_paxos::message::{Envelope, Message};
+use d3b_paxos::message::Envelope;
 use d3b_paxos::types::{Ballot, Entry, Record};
 
 use super::disk::LogFile;
+use crate::durability;
 
 /// Something that must never be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -119,35 +120,9 @@ impl Oracle {
     /// # Errors
     /// It says more than is true of the sender's disk.
     pub fn sends(&self, envelope: &Envelope, log: &LogFile, applied: Slot) -> Result<(), Violation> {
-        let from = envelope.from;
-        match &envelope.message {
-            Message::Prepare { ballot, .. } => {
-                demand!(log.promised() >= *ballot, "{from} sends Prepare {ballot} before it is durable");
-            }
-            Message::Promise { ballot, records, .. } => {
-                demand!(log.promised() >= *ballot, "{from} sends Promise {ballot} before it is durable");
-                for Record { slot, ballot, .. } in records {
-                    demand!(log.ballot(*slot) >= Some(*ballot), "{from} promises slot {slot}, which is not durable");
-                }
-            }
-            Message::Accepted { ballot, upto, .. } => {
-                demand!(log.promised() >= *ballot, "{from} sends Accepted {ballot} before the promise is durable");
-                for slot in (applied.0 + 1..=upto.0).map(Slot) {
-                    let chosen = self.chosen(slot);
-                    let counts = log.holds(slot, |record| record.ballot >= *ballot || chosen == Some(&record.entry));
-                    demand!(counts, "{from} sends Accepted {ballot} up to {upto}, but slot {slot} is not durable");
-                }
-            }
-            Message::PreVote { .. }
-            | Message::PreVoteReply { .. }
-            | Message::PromiseMore { .. }
-            | Message::Accept { .. }
-            | Message::Nack { .. }
-            | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. }
-            | Message::TimeoutNow { .. } => {}
-        }
-        Ok(())
+        let chosen = |slot| self.chosen(slot);
+        let said = durability::check(&envelope.message, log, applied, chosen);
+        said.map_err(|error| Violation(format!("of a message of {}: {error}", envelope.from)))
     }
 
     /// A database has this chain after this slot on a replica.

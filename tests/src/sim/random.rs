@@ -1,6 +1,6 @@
 //! Chance that a seed decides.
 
-/// splitmix64 (Steele, Lea, Flood 2014): small, quick, and the same everywhere.
+/// Small, quick, and the same everywhere.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -19,11 +19,7 @@ impl Random {
 
     /// 64 random bits.
     pub fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
+        d3b::splitmix64(&mut self.0)
     }
 
     /// A number below a bound; 0 if the bound is 0.

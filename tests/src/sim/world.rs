@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
-use d3b_paxos::types::{Configuration, Epoch, Member, Ticks};
+use d3b_paxos::types::{Configuration, Member, Ticks};
 use d3b_paxos::{Settings, Storage};
 use d3bd::driver::{ApplyReport, Driver, Effect, Event, Process, Start};
 use d3bd::entries::{blob_of, log_entry};
@@ -246,11 +246,11 @@ impl<'p, M: Machine> World<'p, M> {
 
     /// Writes the same configuration to every disk, as if the cluster had formed before.
     pub fn form(&mut self) {
-        let member = |node: &Node<M>| (node.id, Member { disk: node.disk.id, peer: address(node.id) });
+        let member = |node: &Node<M>| (node.id, Member::voter(node.disk.id, address(node.id)));
         let members = self.nodes.values().map(member).collect();
-        let configuration = Configuration { cluster: ClusterId([7; 16]), epoch: Epoch(0), members };
+        let configuration = Configuration::founding(ClusterId([7; 16]), members);
         for node in self.nodes.values_mut() {
-            node.disk.configuration = Some(configuration.clone());
+            node.disk.log.form(configuration.clone());
         }
     }
 
@@ -278,14 +278,14 @@ impl<'p, M: Machine> World<'p, M> {
             seed,
             inflight_bytes_max,
             message_bytes_max,
-            execution: node.execution,
             clock_ahead_ms_max: 10_000,
         };
         let last = node.disk.log.last();
         let begin = Start {
             settings,
             replicas,
-            configuration: node.disk.configuration.clone(),
+            configuration: node.disk.log.configuration(),
+            held: node.disk.log.held(),
             promised: node.disk.log.promised(),
             base: Slot(1),
             last,
@@ -480,8 +480,8 @@ impl<'p, M: Machine> World<'p, M> {
             Effect::PersistConfiguration(configuration) => {
                 self.note(400 + u64::from(id.0), |_| format!("{id} is formed"));
                 let node = self.node(id);
-                demand!(node.disk.configuration.is_none(), "{id} is formed twice");
-                node.disk.configuration = Some(configuration.clone());
+                demand!(node.disk.log.configuration().is_none(), "{id} is formed twice");
+                node.disk.log.form(configuration.clone());
                 self.answer(id, Event::ConfigurationPersisted(configuration))
             }
             Effect::Send { to, message } => self.send(id, to, message),
@@ -653,6 +653,8 @@ fn votes_nothing(envelope: &d3b_paxos::message::Envelope) -> bool {
         | Message::Nack { .. }
         | Message::ReadIndex { .. }
         | Message::ReadIndexReply { .. }
-        | Message::TimeoutNow { .. } => true,
+        | Message::TimeoutNow { .. }
+        | Message::Behind { .. }
+        | Message::Superseded { .. } => true,
     }
 }

@@ -81,6 +81,11 @@ impl Readers {
         self.pool.applied()
     }
 
+    /// Where the files of the databases are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.pool.directory()
+    }
+
     /// The engine has committed everything up to this slot.
     pub(crate) fn publish(&self, slot: Slot) {
         self.pool.publish(slot);

@@ -122,6 +122,10 @@ impl Pool {
         }
     }
 
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     pub fn applied(&self) -> Slot {
         Slot(self.applied.load(Ordering::Acquire))
     }

@@ -9,6 +9,7 @@ mod keys;
 mod operations;
 mod planted;
 mod sameness;
+mod scrub;
 mod snapshot;
 
 use std::collections::HashMap;

@@ -64,7 +64,8 @@ impl One {
     pub fn on(count: u32, disk: Disk, applied: u64, adjust: impl FnOnce(&mut Settings)) -> One {
         let now = Now { ticks: Ticks(10_000), clock_ms: CLOCK_MS };
         let restored = Restored {
-            configuration: configuration(count),
+            configuration: disk.configuration.clone().map_or(configuration(count), |(configuration, _)| configuration),
+            held: disk.held(),
             promised: disk.promised,
             base: Slot(1),
             last: disk.last(),

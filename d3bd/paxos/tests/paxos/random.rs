@@ -21,7 +21,9 @@ fn disturb(world: &mut World) -> Checked {
             }
         }
     }
-    match world.random.below(1_000) {
+    // Configurations change, and logs are cut, in some of the runs.
+    let changes = if world.changes { 50 } else { 0 };
+    match world.random.below(1_000 + changes) {
         0..420 => {
             if !world.network.is_empty() {
                 // Mostly in order, sometimes anything.
@@ -98,7 +100,16 @@ fn disturb(world: &mut World) -> Checked {
             world.step(leader, Input::Transfer(target))?;
             world.pump(leader)?;
         }
-        996..999 => world.jump_clock(id),
+        996..=998 => world.jump_clock(id),
+        1_000..1_015 => world.checkpoint(id),
+        1_015..1_025 => world.cut(id)?,
+        1_025..1_035 => world.install_snapshots()?,
+        1_035..1_050 => {
+            world.welcome()?;
+            let change = world.some_change();
+            world.reconfigure(leader, change)?;
+            world.pump(leader)?;
+        }
         _ => {
             let keep = world.network.len() / 2;
             world.network.truncate(keep);

@@ -1,13 +1,13 @@
 //! The rules of promising and accepting, and who is heard at all.
 
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
-use d3b_paxos::message::Message;
-use d3b_paxos::types::{Ballot, Epoch, Payload, ReadId};
+use d3b_paxos::message::{Envelope, Message};
+use d3b_paxos::types::{Ballot, Change, Epoch, Payload, ReadId};
 use d3b_paxos::{Input, Reply, Role};
 
 use crate::disk::Disk;
 use crate::one::{One, accept, accepted, ballot, entry, promise, record};
-use crate::world::CLOCK_MS;
+use crate::world::{CLOCK_MS, configuration};
 
 // Promises.
 
@@ -338,10 +338,12 @@ fn a_wiped_disk_never_votes() {
 #[test]
 fn messages_that_are_not_for_this_member_are_dropped() {
     let mut one = One::new(3);
-    let good = one.envelope(2, Message::Prepare { ballot: ballot(1, 2), from: Slot(1) });
+    let good_ballot = ballot(1, 2);
+    let good = one.envelope(2, Message::Prepare { ballot: good_ballot, from: Slot(1) });
     let mut strange = vec![good.clone(); 5];
     strange[0].cluster = ClusterId([9; 16]);
-    strange[1].epoch = Epoch(1);
+    strange[1] =
+        one.envelope(77, Message::PreVoteReply { nonce: 1, granted: true, promised: good_ballot, commit: Slot(0) });
     strange[2].to = ReplicaId(3);
     strange[3].from = ReplicaId(77);
     strange[4].from = ReplicaId(3);
@@ -351,6 +353,23 @@ fn messages_that_are_not_for_this_member_are_dropped() {
     assert_eq!((one.replica.promised(), one.replica.status().dropped), (Ballot::ZERO, 5));
     one.step(Input::Message(good));
     assert_eq!(one.replica.promised(), ballot(1, 2));
+}
+
+#[test]
+fn questions_of_a_newer_configuration_are_served_and_those_of_an_older_one_told_of_it() {
+    let mut one = One::new(3);
+    let mut newer = one.envelope(77, Message::Prepare { ballot: ballot(1, 77), from: Slot(1) });
+    newer.epoch = Epoch(1);
+    one.step(Input::Message(newer));
+    assert_eq!(one.replica.promised(), ballot(1, 77), "whoever is in it may be unknown here");
+
+    let changed = configuration(3).changed(&Change::Remove { id: ReplicaId(3) }, Slot(0)).unwrap();
+    let mut disk = Disk::fresh();
+    disk.configuration = Some((changed.clone(), true));
+    let mut one = One::on(3, disk, 0, |_| {});
+    let older = one.envelope(3, Message::PreVote { round: 5, commit: Slot(9), nonce: 1 });
+    one.step(Input::Message(Envelope { epoch: Epoch(0), ..older }));
+    assert_eq!(one.says(), [(3, Message::Superseded { configuration: Box::new(changed) })]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::message::{Envelope, Message};
-use d3b_paxos::types::{Ballot, Configuration, Entry, Epoch, Member, Now, Payload, ProposalId, ReadId, Ticks};
+use d3b_paxos::types::{Ballot, Change, Configuration, Entry, Member, Now, Payload, ProposalId, ReadId, Ticks};
 use d3b_paxos::{
     ConfirmedRead, Input, PersistBatch, Proposal, Ready, Replica, Reply, Restored, Role, Settings, StorageError,
 };
@@ -38,11 +38,7 @@ pub struct Random(pub u64);
 
 impl Random {
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        word ^ (word >> 31)
+        d3b::splitmix64(&mut self.0)
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
@@ -76,9 +72,30 @@ pub struct Node {
     pub confirmed: usize,
 }
 
+impl Node {
+    fn new(disk: Disk, disk_id: DiskId, clock_offset_ms: u64) -> Node {
+        Node {
+            replica: None,
+            disk,
+            disk_id,
+            writing: None,
+            writing_since: 0,
+            applied: Slot::ZERO,
+            applied_durable: Slot::ZERO,
+            to_apply: Slot::ZERO,
+            paused: false,
+            clock_offset_ms,
+            incarnation: 0,
+            promised: Ballot::ZERO,
+            confirmed: 0,
+        }
+    }
+}
+
 pub struct World {
     pub random: Random,
-    pub configuration: Configuration,
+    /// Every configuration that was chosen, by its slot; the first one is the founding one's.
+    pub configurations: BTreeMap<Slot, Configuration>,
     pub nodes: BTreeMap<ReplicaId, Node>,
     pub network: Vec<Envelope>,
     pub blocked: BTreeSet<(ReplicaId, ReplicaId)>,
@@ -96,8 +113,12 @@ pub struct World {
     visible: Slot,
     /// Reads that wait, with what was visible when they were asked.
     reads: BTreeMap<(ReplicaId, ReadId), Slot>,
+    /// Who needs a snapshot, and whose log begins too late for it.
+    pub behind: BTreeMap<ReplicaId, ReplicaId>,
     next_id: u64,
     pub proposed: BTreeMap<ProposalId, Reply>,
+    /// Whether configurations change and logs are cut.
+    pub changes: bool,
     /// Whether messages are compared with their sender's disk; if not, only results count.
     pub checks_messages: bool,
     #[cfg(feature = "planted-bugs")]
@@ -109,9 +130,9 @@ pub const CLOCK_MS: u64 = 1_700_000_000_000;
 pub fn configuration(count: u32) -> Configuration {
     let member = |n: u32| {
         let disk = DiskId([u8::try_from(n).unwrap(); 16]);
-        (ReplicaId(n), Member { disk, peer: format!("127.0.0.1:{}", 8000 + n) })
+        (ReplicaId(n), Member::voter(disk, format!("127.0.0.1:{}", 8000 + n)))
     };
-    Configuration { cluster: ClusterId([7; 16]), epoch: Epoch(0), members: (1..=count).map(member).collect() }
+    Configuration::founding(ClusterId([7; 16]), (1..=count).map(member).collect())
 }
 
 pub fn settings(id: ReplicaId, disk: DiskId, seed: u64) -> Settings {
@@ -124,7 +145,6 @@ pub fn settings(id: ReplicaId, disk: DiskId, seed: u64) -> Settings {
         seed,
         inflight_bytes_max: 2_000,
         message_bytes_max: 200,
-        execution: 1,
         clock_ahead_ms_max: 1_000,
     }
 }
@@ -136,27 +156,15 @@ impl World {
         let mut nodes = BTreeMap::new();
         for (id, member) in &configuration.members {
             let clock_offset_ms = if random.percent(20) { random.below(7_200_000) } else { random.below(10) };
-            let node = Node {
-                replica: None,
-                disk: Disk::fresh(),
-                disk_id: member.disk,
-                writing: None,
-                writing_since: 0,
-                applied: Slot::ZERO,
-                applied_durable: Slot::ZERO,
-                to_apply: Slot::ZERO,
-                paused: false,
-                clock_offset_ms,
-                incarnation: 0,
-                promised: Ballot::ZERO,
-                confirmed: 0,
-            };
+            let mut disk = Disk::fresh();
+            disk.configuration = Some((configuration.clone(), false));
+            let node = Node::new(disk, member.disk, clock_offset_ms);
             nodes.insert(*id, node);
         }
         let (loss, doubling) = (random.below(4) * 7, random.below(3) * 8);
         World {
             random,
-            configuration,
+            configurations: BTreeMap::from([(Slot::ZERO, configuration)]),
             nodes,
             network: Vec::new(),
             blocked: BTreeSet::new(),
@@ -169,8 +177,10 @@ impl World {
             chosen: BTreeMap::new(),
             visible: Slot::ZERO,
             reads: BTreeMap::new(),
+            behind: BTreeMap::new(),
             next_id: 0,
             proposed: BTreeMap::new(),
+            changes: seed % 2 == 1,
             checks_messages: true,
             #[cfg(feature = "planted-bugs")]
             planted: None,
@@ -204,18 +214,19 @@ impl World {
     pub fn start(&mut self, id: ReplicaId) -> Checked {
         let seed = self.random.next();
         let now = self.now(id);
-        let configuration = self.configuration.clone();
         #[cfg(feature = "planted-bugs")]
         let planted = self.planted;
         let node = self.node_mut(id);
+        let Some((configuration, _)) = node.disk.configuration.clone() else { return Ok(()) };
         node.incarnation += 1;
         node.applied = node.applied_durable;
         node.to_apply = node.applied;
         node.confirmed = 0;
         let restored = Restored {
             configuration,
+            held: node.disk.held(),
             promised: node.disk.promised,
-            base: Slot(1),
+            base: node.disk.base,
             last: node.disk.last(),
             applied: node.applied_durable,
         };
@@ -260,7 +271,8 @@ impl World {
     pub fn wipe(&mut self, id: ReplicaId) -> Checked {
         self.crash(id)?;
         let node = self.node_mut(id);
-        node.disk = Disk::fresh();
+        let configuration = node.disk.configuration.take();
+        node.disk = Disk { configuration, ..Disk::fresh() };
         node.disk_id = DiskId([0xee; 16]);
         node.promised = Ballot::ZERO;
         (node.applied, node.applied_durable) = (Slot::ZERO, Slot::ZERO);
@@ -323,7 +335,8 @@ impl World {
         match reply {
             Reply::Proposed { id: proposal, .. }
             | Reply::NotLeader { id: proposal, .. }
-            | Reply::Overloaded { id: proposal } => {
+            | Reply::Overloaded { id: proposal }
+            | Reply::Refused { id: proposal, .. } => {
                 let before = self.proposed.insert(proposal, reply);
                 assert_eq!(before, None, "a proposal is answered once");
             }
@@ -331,6 +344,8 @@ impl World {
                 assert!(self.reads.remove(&(id, read)).is_some(), "a read is answered once");
             }
             Reply::TransferEnded { .. } => {}
+            Reply::Behind { peer, .. } => drop(self.behind.insert(id, peer)),
+            Reply::Superseded { .. } => {}
         }
     }
 
@@ -347,7 +362,10 @@ impl World {
     }
 
     fn write(&mut self, id: ReplicaId, batch: &PersistBatch) -> Checked {
-        let majority = self.configuration.majority();
+        if let Some(configuration) = batch.configuration.as_ref().filter(|_| self.checks_messages) {
+            let chosen = self.configurations.get(&configuration.slot);
+            ensure!(chosen == Some(configuration), "{id} adopts a configuration that was not chosen");
+        }
         let node = self.nodes.get_mut(&id).unwrap();
         if let Some(promised) = batch.promised {
             ensure!(promised >= node.disk.promised, "the durable promise of {id} fell");
@@ -362,10 +380,121 @@ impl World {
                 self.accepted.entry(key).or_insert_with(|| (record.entry.clone(), BTreeSet::new()));
             ensure!(*entry == record.entry, "two values at slot {} and ballot {}", record.slot, record.ballot);
             acceptors.insert(id);
-            if acceptors.len() >= majority {
+            // It is the configuration before the slot that says whose votes count.
+            let (_, governing) = self.configurations.range(..record.slot).next_back().expect("there is a founding one");
+            if acceptors.iter().filter(|id| governing.votes(**id)).count() >= governing.majority() {
                 let chosen = self.chosen.entry(record.slot).or_insert_with(|| record.entry.clone());
                 ensure!(*chosen == record.entry, "two values are chosen at slot {}", record.slot);
+                if let Payload::Configuration(configuration) = &record.entry.payload
+                    && !self.configurations.contains_key(&record.slot)
+                {
+                    self.configurations.insert(record.slot, (**configuration).clone());
+                    let behind = self.chosen.range(record.slot.next()..).next();
+                    ensure!(behind.is_none(), "slot {behind:?} was chosen before the configuration that governs it");
+                }
             }
+        }
+        Ok(())
+    }
+
+    // Configurations, snapshots, and logs that are cut.
+
+    /// The newest configuration that was chosen.
+    pub fn configuration(&self) -> &Configuration {
+        self.configurations.last_key_value().expect("there is a founding one").1
+    }
+
+    /// Asks a replica to change the configuration.
+    pub fn reconfigure(&mut self, id: ReplicaId, change: Change) -> Checked {
+        self.next_id += 1;
+        let proposal = ProposalId(self.next_id);
+        self.step(id, Input::Reconfigure { id: proposal, change })
+    }
+
+    /// Some change that makes sense, given the newest configuration. Whoever has lost its disk is removed first: nobody
+    /// else may go before, or no majority might be left.
+    pub fn some_change(&mut self) -> Change {
+        let configuration = self.configuration().clone();
+        let ids: Vec<ReplicaId> = configuration.members.keys().copied().collect();
+        if let Some(id) = ids.iter().find(|id| !self.has_its_disk(**id)) {
+            return Change::Remove { id: *id };
+        }
+        let learner = ids.iter().find(|id| !configuration.votes(**id));
+        let roll = self.random.below(4);
+        match learner {
+            Some(id) if roll < 3 => Change::Promote { id: *id },
+            Some(_) | None if roll < 2 && self.nodes.len() < 12 => {
+                let id = configuration.next_id;
+                let disk = DiskId([u8::try_from(id.0).unwrap(); 16]);
+                self.nodes.entry(id).or_insert_with(|| Node::new(Disk::fresh(), disk, 0));
+                Change::Add { id, disk, peer: String::new(), replaces: None }
+            }
+            Some(_) | None => {
+                let index = self.random.below(ids.len() as u64);
+                Change::Remove { id: ids[usize::try_from(index).unwrap()] }
+            }
+        }
+    }
+
+    /// Whoever was added hears of it from a member, and starts.
+    pub fn welcome(&mut self) -> Checked {
+        for id in self.ids() {
+            if self.node(id).disk.configuration.is_some() {
+                continue;
+            }
+            let told = self.nodes.values().find_map(|node| {
+                let (configuration, _) = node.disk.configuration.as_ref()?;
+                configuration.members.contains_key(&id).then(|| configuration.clone())
+            });
+            if let Some(configuration) = told {
+                self.node_mut(id).disk.configuration = Some((configuration, false));
+                self.start(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The state machine is synced.
+    pub fn checkpoint(&mut self, id: ReplicaId) {
+        let node = self.node_mut(id);
+        if node.replica.is_some() {
+            node.applied_durable = node.applied;
+        }
+    }
+
+    /// The log is cut somewhere below what is durable in the state machine.
+    pub fn cut(&mut self, id: ReplicaId) -> Checked {
+        let back = self.random.below(5);
+        let base = Slot(self.node(id).applied_durable.0.saturating_sub(back));
+        if self.node(id).replica.is_none() || base <= self.node(id).disk.base {
+            return Ok(());
+        }
+        self.step(id, Input::Cut(base))?;
+        let node = self.node_mut(id);
+        node.disk.cut(base);
+        if let Some(replica) = &mut node.replica {
+            replica.storage_mut().cut(base);
+        }
+        Ok(())
+    }
+
+    /// Whoever is behind somebody's log gets his snapshot, and starts again with it.
+    pub fn install_snapshots(&mut self) -> Checked {
+        for (id, peer) in std::mem::take(&mut self.behind) {
+            self.checkpoint(peer);
+            let source = self.node(peer);
+            let slot = source.applied_durable;
+            let record = source.disk.records.get(&slot).cloned();
+            let Some((configuration, _)) = source.disk.configuration.clone() else { continue };
+            let Some(record) = record.filter(|_| configuration.slot <= slot) else { continue };
+            if slot <= self.node(id).applied || self.node(id).replica.is_none() {
+                continue;
+            }
+            self.crash(id)?;
+            let node = self.node_mut(id);
+            node.disk.install(record, &configuration);
+            (node.applied, node.applied_durable) = (slot, slot);
+            self.start(id)?;
         }
         Ok(())
     }
@@ -436,7 +565,9 @@ impl World {
             | Message::Nack { .. }
             | Message::ReadIndex { .. }
             | Message::ReadIndexReply { .. }
-            | Message::TimeoutNow { .. } => {}
+            | Message::TimeoutNow { .. }
+            | Message::Behind { .. }
+            | Message::Superseded { .. } => {}
         }
         Ok(())
     }
@@ -490,6 +621,8 @@ impl World {
     /// A tick of fair time.
     pub fn pass(&mut self) -> Checked {
         self.ticks += 10;
+        self.welcome()?;
+        self.install_snapshots()?;
         let awake: Vec<ReplicaId> = self.nodes.iter().filter(|(_, node)| !node.paused).map(|(id, _)| *id).collect();
         for id in &awake {
             self.tick(*id)?;
@@ -555,8 +688,12 @@ impl World {
         Ok(())
     }
 
+    fn has_its_disk(&self, id: ReplicaId) -> bool {
+        self.configuration().members.get(&id).is_some_and(|member| member.disk == self.node(id).disk_id)
+    }
+
     pub fn votes(&self, id: ReplicaId) -> bool {
-        self.configuration.members[&id].disk == self.node(id).disk_id
+        self.configuration().votes(id) && self.has_its_disk(id)
     }
 
     fn voters(&self) -> impl Iterator<Item = &Node> {
