@@ -21,6 +21,7 @@ use crate::media::{BlobStore, Fetcher, Prefetcher};
 use crate::run::{Clock, Stop};
 use crate::scrub::Damage;
 use crate::snapshot::Offer;
+use crate::taker::{self, Begun};
 
 /// How many bytes of entries are applied in one go.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -58,6 +59,7 @@ pub(crate) struct Applier {
     pub(crate) others: Vec<ReplicaId>,
     pub(crate) grace: Duration,
     pub(crate) offer: Offer,
+    pub(crate) snapshots: Receiver<taker::Answer>,
     pub(crate) retain: Retain,
     pub(crate) clock: Clock,
     pub(crate) applied: watch::Sender<Slot>,
@@ -198,6 +200,9 @@ impl Applier {
         while let Ok((database, problem)) = self.damages.try_recv() {
             self.engine.set_damaged(database, problem).map_err(|fatal| describe(&fatal))?;
         }
+        if let Ok(answer) = self.snapshots.try_recv() {
+            self.begin_snapshot(&answer, upkeep)?;
+        }
         let dirty = self.engine.applied() > upkeep.durable;
         if dirty && upkeep.checkpointed.elapsed() >= CHECKPOINT_INTERVAL {
             self.checkpoint(upkeep)?;
@@ -212,6 +217,20 @@ impl Applier {
         let settled = self.status.borrow().is_settled(self.clock.now().ticks);
         if due && settled && Instant::now() >= upkeep.sweep_after {
             self.sweep(upkeep)?;
+        }
+        Ok(())
+    }
+
+    fn begin_snapshot(&mut self, answer: &taker::Answer, upkeep: &mut Upkeep) -> Result<(), String> {
+        let source = self.engine.begin_snapshot().map_err(|fatal| describe(&fatal))?;
+        self.note_checkpoint(source.slot(), upkeep);
+        // No cut is asked for before this is known, and none that was passes the mark.
+        let reserved = self.offer.reserve(source.slot());
+        let records = self.log.read(source.slot(), source.slot(), 0).map_err(|error| error.to_string())?;
+        match records.into_iter().next() {
+            // Whoever asked may have gone.
+            Some(record) => drop(answer.try_send(Begun { source, record, reserved })),
+            None => tracing::debug!("there is nothing to take a snapshot of"),
         }
         Ok(())
     }
@@ -231,10 +250,15 @@ impl Applier {
     }
 
     fn checkpoint(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {
-        upkeep.durable = self.engine.checkpoint().map_err(|fatal| describe(&fatal))?;
-        self.durable.store(upkeep.durable.0, Ordering::Release);
-        upkeep.checkpointed = Instant::now();
+        let durable = self.engine.checkpoint().map_err(|fatal| describe(&fatal))?;
+        self.note_checkpoint(durable, upkeep);
         Ok(())
+    }
+
+    fn note_checkpoint(&self, durable: Slot, upkeep: &mut Upkeep) {
+        upkeep.durable = durable;
+        self.durable.store(durable.0, Ordering::Release);
+        upkeep.checkpointed = Instant::now();
     }
 
     /// Drops blobs that nothing refers to: no media row of a database, and no entry that may be applied (again), be it
@@ -355,7 +379,7 @@ fn deletes(record: &Record, applied: Slot) -> bool {
 }
 
 /// An error with its causes, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -26,4 +26,5 @@ pub mod schema;
 mod scrub;
 pub mod snapshot;
 mod supervisor;
+mod taker;
 pub mod time;

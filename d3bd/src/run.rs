@@ -28,6 +28,7 @@ use crate::peer::{self, Patience, PeerConfig, PeerEvent, Peers};
 use crate::quarantine;
 use crate::scrub::{self, Scrubber};
 use crate::snapshot::{self, Offer};
+use crate::taker::Taker;
 
 /// How many events may wait for the driver; beyond that clients are told to come back, and peers' messages are dropped.
 const EVENTS_MAX: usize = 16_384;
@@ -306,6 +307,7 @@ impl Assembly<'_> {
             damages,
             stop: Arc::clone(&stop),
         };
+        let (taker, snapshots) = Taker::new(blobs.clone(), offer.clone(), Arc::clone(&stop));
         let applier = Applier {
             engine,
             log: reader.clone(),
@@ -317,6 +319,7 @@ impl Assembly<'_> {
             others,
             grace: settings.blob_grace,
             offer,
+            snapshots,
             retain: Retain { bytes: settings.log_retain_bytes, age: settings.log_retain_age },
             clock,
             applied,
@@ -355,6 +358,8 @@ impl Assembly<'_> {
             blobs,
             fetcher,
             fetching: Arc::default(),
+            fetching_snapshot: Arc::default(),
+            taker,
             runtime: runtime.handle().clone(),
             stop: Arc::clone(&stop),
         };
@@ -596,6 +601,8 @@ struct Executor {
     blobs: BlobStore,
     fetcher: Fetcher,
     fetching: Arc<Mutex<HashSet<(ReplicaId, d3b::Digest)>>>,
+    fetching_snapshot: Arc<AtomicBool>,
+    taker: Taker,
     runtime: tokio::runtime::Handle,
     stop: Arc<Stop>,
 }
@@ -630,11 +637,32 @@ impl Executor {
             }
             // What carries these out comes with snapshots.
             Effect::Rebuild => tracing::error!("this version cannot rebuild a replica yet"),
+            Effect::TakeSnapshot(configuration) => {
+                let events = self.events.clone();
+                self.taker.take(configuration, move |result| drop(events.send(Event::SnapshotTaken(result))));
+            }
+            Effect::FetchSnapshot { from, manifest } => self.fetch_snapshot(from, manifest),
             Effect::CutLog(base) => self.log.cut(base),
             Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
             Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),
         }
         None
+    }
+
+    /// Fetches a snapshot, one at a time.
+    fn fetch_snapshot(&self, from: ReplicaId, manifest: BlobReference) {
+        if self.fetching_snapshot.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (blobs, fetcher, events) = (self.blobs.clone(), self.fetcher.clone(), self.events.clone());
+        let (data_dir, fetching) = (self.data_dir.clone(), Arc::clone(&self.fetching_snapshot));
+        self.runtime.spawn(async move {
+            let received = snapshot::receive(&data_dir, &blobs, &fetcher, manifest, &[from]).await;
+            let result = received.map_err(|error| applier::describe(&error));
+            fetching.store(false, Ordering::Release);
+            // The queue may be full for a moment; this must not be lost, nor hold up what runs here.
+            tokio::task::spawn_blocking(move || drop(events.send(Event::SnapshotReceived(result))));
+        });
     }
 
     /// Takes over a blob that a peer offers, and tells the driver when it is safe on this disk.

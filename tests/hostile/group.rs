@@ -214,7 +214,12 @@ impl Group {
                 let handled = node.driver.handle(now, Event::Applied(report));
                 handled.unwrap_or_else(|error| panic!("replica {id} must stop: {error}"));
             }
-            Effect::FetchBlob { .. } | Effect::CutLog(_) | Effect::WriteDone { .. } | Effect::ReadDone { .. } => {}
+            Effect::FetchBlob { .. }
+            | Effect::TakeSnapshot(_)
+            | Effect::FetchSnapshot { .. }
+            | Effect::CutLog(_)
+            | Effect::WriteDone { .. }
+            | Effect::ReadDone { .. } => {}
         }
     }
 

@@ -70,6 +70,10 @@ pub enum Event<D = Durable> {
         /// A digest of all that it holds.
         digest: [u8; 16],
     },
+    /// A snapshot is offered here: the blob of its manifest, and its slot. Or why none could be taken.
+    SnapshotTaken(Result<(BlobReference, Slot), String>),
+    /// A snapshot was fetched and decided on: this process must end, and the next one installs it. Or why it is not here.
+    SnapshotReceived(Result<(), String>),
     /// The log has become too large or too old: what is below this slot, which is applied durably, is to go.
     CutDue(Slot),
 }
@@ -188,6 +192,18 @@ pub enum Effect<D = Durable> {
     PersistQuarantine(String),
     /// Replace this replica's databases by those of a healthy peer; it is quarantined until that has happened.
     Rebuild,
+    /// Take a snapshot, or find a fresh one, for a replica that is behind the log; the configuration is the one that was
+    /// adopted last. Answered by [`Event::SnapshotTaken`], but not while one is being taken already: that one's answer
+    /// comes.
+    TakeSnapshot(Configuration),
+    /// Fetch the snapshot of this manifest and decide on it; answered by [`Event::SnapshotReceived`], but not while one is
+    /// being fetched already.
+    FetchSnapshot {
+        /// Who offers it.
+        from: ReplicaId,
+        /// The blob of its manifest.
+        manifest: BlobReference,
+    },
     /// Drop what the log holds below this slot: the core will not ask for it any more.
     CutLog(Slot),
     /// A client's write has ended.

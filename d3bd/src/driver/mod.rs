@@ -246,6 +246,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Event::HandOver => self.step(Input::Transfer(None))?,
             Event::Rebuild { force } => self.handle_rebuild(force),
             Event::ContentRead { database, slot, digest } => self.sums.record_content(database, slot, digest),
+            // Nobody asks for one yet.
+            Event::SnapshotTaken(_) | Event::SnapshotReceived(_) => {}
             Event::CutDue(base) => {
                 // The core first: from here on it refers whoever wants more to a snapshot.
                 self.step(Input::Cut(base))?;

@@ -9,6 +9,7 @@ use d3b::Slot;
 use super::staging::{DATABASES, INSTALL, MANIFEST, read_manifest};
 use super::{ManifestError, remove_directory, sync_directory};
 use crate::log::{Locked, LogError};
+use crate::quarantine;
 
 /// What the databases are called that a snapshot replaces, until they are gone.
 const OLD: &str = "databases.old";
@@ -65,6 +66,9 @@ pub(super) fn install_by_steps(
         let manifest = read_manifest(&path).map_err(|source| InstallError::Manifest { path: path.clone(), source })?;
         step().map_err(failed)?;
         if log.begin_at(&manifest.beginning())? {
+            step().map_err(failed)?;
+            // From here on no start can end otherwise than with the peer's databases.
+            quarantine::lift(&data).map_err(failed)?;
             move_databases(&data, &path, step).map_err(failed)?;
             installed = Some(manifest.slot);
             tracing::info!(slot = %manifest.slot, databases = manifest.databases.len(), "installed a snapshot");

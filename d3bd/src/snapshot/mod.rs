@@ -11,6 +11,7 @@
 mod install;
 mod manifest;
 mod offer;
+mod receive;
 mod staging;
 mod take;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::path::Path;
 pub use install::{InstallError, install};
 pub use manifest::{Manifest, ManifestDatabase, ManifestError};
 pub use offer::{Offer, Reservation};
+pub use receive::{ReceiveError, receive};
 pub use staging::{Staging, StagingError};
 pub use take::{TakeError, Taken, take};
 

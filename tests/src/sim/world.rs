@@ -498,8 +498,8 @@ impl<'p, M: Machine> World<'p, M> {
                 Ok(())
             }
             Effect::FetchBlob { from, reference } => self.fetch(id, from, reference, true),
-            // Nothing here asks for a cut.
-            Effect::CutLog(_) => {}
+            // Nothing here asks for a cut or a snapshot.
+            Effect::CutLog(_) | Effect::TakeSnapshot(_) | Effect::FetchSnapshot { .. } => {}
             Effect::WriteDone { ticket, result } => self.write_done(id, ticket, result),
             Effect::ReadDone { ticket, result } => self.read_done(id, ticket, result),
         }
