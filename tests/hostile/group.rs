@@ -9,7 +9,7 @@ use d3b_paxos::{PersistBatch, Settings, Storage as _};
 use d3b_tests::sim::SimDriver;
 use d3b_tests::sim::disk::{Disk, Written};
 use d3b_tests::sim::random::Random;
-use d3bd::driver::{ApplyReport, Driver, Effect, Event, Phase, Start, Ticket, WriteRequest};
+use d3bd::driver::{ApplyReport, Driver, Effect, Event, Phase, Repair, Start, Ticket, WriteRequest};
 use d3bd::peer::PeerMessage;
 
 use crate::forge::{Forge, Sent};
@@ -105,6 +105,7 @@ impl Group {
             base: Slot(1),
             last: Slot::ZERO,
             applied: Slot::ZERO,
+            repair: Repair::default(),
         };
         let driver = Driver::new(start, disk.log.clone(), self.now()).expect("an empty log can be read");
         let applied = BTreeMap::new();
@@ -214,6 +215,8 @@ impl Group {
                 let handled = node.driver.handle(now, Event::Applied(report));
                 handled.unwrap_or_else(|error| panic!("replica {id} must stop: {error}"));
             }
+            Effect::PersistQuarantine(reason) => panic!("one member alone cannot outvote {id}: {reason}"),
+            Effect::Rebuild | Effect::CutLog(_) => panic!("nobody has asked {id} for that"),
             Effect::FetchBlob { .. } | Effect::WriteDone { .. } | Effect::ReadDone { .. } => {}
         }
     }

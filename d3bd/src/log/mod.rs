@@ -11,6 +11,7 @@
 mod check;
 mod directory;
 mod reader;
+mod recovery;
 mod store;
 mod writer;
 
@@ -22,6 +23,7 @@ use d3b_paxos::types::{Ballot, Configuration, PersistId};
 
 pub use check::Checked;
 pub use reader::LogReader;
+pub use recovery::Survivor;
 pub use writer::Log;
 
 use directory::Directory;

@@ -70,6 +70,11 @@ impl Store {
         Ok((store, identity))
     }
 
+    /// The disk, as the directory was formatted.
+    pub(super) fn disk(&self) -> DiskId {
+        self.disk
+    }
+
     /// Where the database is.
     pub(super) fn path(&self) -> std::path::PathBuf {
         self.connection.path().map(Into::into).unwrap_or_default()
@@ -236,6 +241,15 @@ fn read_identity(connection: &Connection) -> Result<Identity, LogError> {
         None => None,
     };
     Ok(Identity { disk, configuration, promised })
+}
+
+/// The replica that a directory belongs to.
+pub(super) fn whose(directory: &Path) -> Result<ReplicaId, LogError> {
+    let (connection, _) = open_reader(directory)?;
+    let found = get_text(&connection, "replica").map_err(sqlite("reading whose it is"))?.unwrap_or_default();
+    found
+        .parse()
+        .map_err(|_| LogError::Damaged { place: "in its replica id".to_owned(), problem: format!("{found:?} is none") })
 }
 
 /// A connection for reading, and the disk id that its checksums were made with.

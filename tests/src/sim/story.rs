@@ -18,6 +18,9 @@ pub(super) fn fact(event: &Event<Written>) -> u64 {
         Event::Write(_) => 6,
         Event::Read(_) => 7,
         Event::HandOver => 8,
+        Event::Rebuild { .. } => 10,
+        Event::ContentRead { .. } => 11,
+        Event::CutDue(slot) => 12 | slot.0 << 8,
     }
 }
 
@@ -36,7 +39,10 @@ pub(super) fn describe(event: &Event<Written>) -> String {
         | Event::BlobFetched { .. }
         | Event::BlobUnderWay { .. }
         | Event::Read(_)
-        | Event::HandOver => shortened(&format!("{event:?}")),
+        | Event::HandOver
+        | Event::Rebuild { .. }
+        | Event::ContentRead { .. }
+        | Event::CutDue(_) => shortened(&format!("{event:?}")),
     }
 }
 

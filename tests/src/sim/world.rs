@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::types::{Configuration, Member, Ticks};
 use d3b_paxos::{Settings, Storage};
-use d3bd::driver::{ApplyReport, Driver, Effect, Event, Process, Start};
+use d3bd::driver::{ApplyReport, Driver, Effect, Event, Process, Repair, Start};
 use d3bd::entries::{blob_of, log_entry};
 use d3bd::peer::PeerMessage;
 
@@ -290,6 +290,7 @@ impl<'p, M: Machine> World<'p, M> {
             base: Slot(1),
             last,
             applied: machine.resume_after(),
+            repair: Repair::default(),
         };
         let pace = node.pace;
         let now = d3b_paxos::types::Now { ticks: Ticks(0), ..node.now(time) };
@@ -497,6 +498,9 @@ impl<'p, M: Machine> World<'p, M> {
                 self.apply_later(id);
                 Ok(())
             }
+            Effect::PersistQuarantine(reason) => Err(Violation(format!("{id} is quarantined: {reason}"))),
+            Effect::Rebuild => Err(Violation(format!("{id} is to be rebuilt, which nobody has asked for"))),
+            Effect::CutLog(slot) => Err(Violation(format!("the log of {id} is to be cut below {slot}"))),
             Effect::FetchBlob { from, reference } => self.fetch(id, from, reference, true),
             Effect::WriteDone { ticket, result } => self.write_done(id, ticket, result),
             Effect::ReadDone { ticket, result } => self.read_done(id, ticket, result),
