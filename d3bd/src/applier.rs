@@ -20,6 +20,7 @@ use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher, Prefetcher};
 use crate::run::{Clock, Stop};
 use crate::scrub::Damage;
+use crate::snapshot::Offer;
 
 /// How many bytes of entries are applied in one go.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -38,6 +39,13 @@ const SCAN_BYTES: usize = 32 << 20;
 /// After a sweep there is none for so many times as long as it took.
 const SWEEP_PAUSE: u32 = 20;
 
+/// How much of the log is kept, roughly: whichever is reached first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Retain {
+    pub(crate) bytes: u64,
+    pub(crate) age: Duration,
+}
+
 /// What the thread owns.
 pub(crate) struct Applier {
     pub(crate) engine: Engine,
@@ -49,6 +57,8 @@ pub(crate) struct Applier {
     pub(crate) process: Process,
     pub(crate) others: Vec<ReplicaId>,
     pub(crate) grace: Duration,
+    pub(crate) offer: Offer,
+    pub(crate) retain: Retain,
     pub(crate) clock: Clock,
     pub(crate) applied: watch::Sender<Slot>,
     pub(crate) events: SyncSender<Event>,
@@ -75,6 +85,8 @@ struct Upkeep {
     /// No sweep before this: one may look into thousands of databases, and entries wait meanwhile.
     sweep_after: Instant,
     images: Images,
+    /// Where the log begins, or soon will.
+    base: Slot,
     /// The last slot that may have left blobs without a reference, and was not followed by a sweep.
     deleted_at: Option<Slot>,
 }
@@ -84,8 +96,9 @@ impl Applier {
         let durable = self.engine.resume_after();
         self.durable.store(durable.0, Ordering::Release);
         let now = Instant::now();
-        let images = Images::default();
-        let mut upkeep = Upkeep { checkpointed: now, durable, swept: now, sweep_after: now, images, deleted_at: None };
+        let (images, base) = (Images::default(), self.log.base());
+        let mut upkeep =
+            Upkeep { checkpointed: now, durable, swept: now, sweep_after: now, images, base, deleted_at: None };
         loop {
             match inbox.recv_timeout(CHECKPOINT_INTERVAL) {
                 Ok(range) => {
@@ -189,6 +202,10 @@ impl Applier {
         if dirty && upkeep.checkpointed.elapsed() >= CHECKPOINT_INTERVAL {
             self.checkpoint(upkeep)?;
         }
+        if let Err(error) = self.offer.expire(Instant::now()) {
+            tracing::warn!(%error, "a snapshot that nobody fetches cannot be dropped");
+        }
+        self.cut(upkeep);
         // A deletion lets go of its blob only when it is durable; uploads that came to nothing are found by the clock.
         let deletion_is_durable = upkeep.deleted_at.is_some_and(|slot| slot <= upkeep.durable);
         let due = deletion_is_durable || upkeep.swept.elapsed() >= self.grace.min(SWEEP_INTERVAL);
@@ -197,6 +214,20 @@ impl Applier {
             self.sweep(upkeep)?;
         }
         Ok(())
+    }
+
+    /// Asks for a cut of the log, if it holds too much that is durable in all databases.
+    fn cut(&self, upkeep: &mut Upkeep) {
+        let age_ms = u64::try_from(self.retain.age.as_millis()).unwrap_or(u64::MAX);
+        let oldest_ms = self.clock.now().clock_ms.saturating_sub(age_ms);
+        // The record at the mark stays: the log that follows on a snapshot begins with it.
+        let bound = self.offer.slot().map_or(upkeep.durable, |offered| offered.min(upkeep.durable));
+        let due = self.log.cut_due(self.retain.bytes, oldest_ms).map(|due| due.min(bound));
+        if let Some(base) = due.filter(|base| *base > upkeep.base) {
+            upkeep.base = base;
+            // The driver only goes away when the process ends.
+            drop(self.events.send(Event::CutDue(base)));
+        }
     }
 
     fn checkpoint(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {
@@ -215,7 +246,8 @@ impl Applier {
         if self.engine.applied() > upkeep.durable {
             self.checkpoint(upkeep)?;
         }
-        let everywhere = self.applied_everywhere();
+        // Whoever is behind the log's beginning is taken past it by a snapshot.
+        let everywhere = self.applied_everywhere().max(upkeep.base.previous());
         if !upkeep.images.find(&self.log, everywhere, upkeep.durable)? {
             return Ok(());
         }

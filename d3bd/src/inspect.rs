@@ -6,11 +6,10 @@ use d3b::api::{LogEntry, LogPage};
 use d3b::{CatalogueChange, Code, DatabaseName, InsertMode, MediaChange, Operation, Problem, Slot, Statement};
 use d3b_engine::command::{self, Command};
 use d3b_engine::reader::Readers;
-use d3b_paxos::Storage;
 use d3b_paxos::types::{Configuration, Payload, Record};
 
 use crate::driver::{self, DriverStatus};
-use crate::log::LogReader;
+use crate::log::{LogError, LogReader};
 use crate::time::rfc3339;
 
 /// How many records are read from the log at once.
@@ -34,11 +33,12 @@ pub fn page(
     limit: u64,
     db: Option<&DatabaseName>,
 ) -> Result<LogPage, Problem> {
-    let mut page = LogPage { entries: Vec::new(), base: status.base.0, commit: status.commit.0 };
+    let base = log.base();
+    let mut page = LogPage { entries: Vec::new(), base: base.0, commit: status.commit.0 };
     if let Some(from) = from
-        && from < status.base
+        && from < base
     {
-        return Err(compacted(from, status));
+        return Err(compacted(from, base));
     }
     match from {
         None => newest(log, readers, status, limit, db, &mut page)?,
@@ -107,7 +107,7 @@ fn newest(
     page: &mut LogPage,
 ) -> Result<(), Problem> {
     let last = log.last();
-    let oldest = Slot(last.0.saturating_sub(SCANNED_MAX)).max(status.base);
+    let oldest = Slot(last.0.saturating_sub(SCANNED_MAX)).max(log.base());
     let mut end = last;
     let mut room = Room::new(limit);
     let mut found: Vec<LogEntry> = Vec::new();
@@ -116,7 +116,11 @@ fn newest(
         let mut window = Vec::new();
         let mut next = start;
         while next <= end {
-            let records = read(log, next, end)?;
+            let records = match read(log, next, end) {
+                // The log was cut meanwhile: what there is was found.
+                Err(problem) if problem.code == Code::SlotCompacted => break 'walk,
+                read => read?,
+            };
             let Some(read_to) = records.last().map(|record| record.slot) else { break };
             window.extend(records);
             next = read_to.next();
@@ -140,7 +144,10 @@ fn database_of(record: &Record) -> Option<String> {
 }
 
 fn read(log: &LogReader, from: Slot, upto: Slot) -> Result<Vec<Record>, Problem> {
-    log.read(from, upto, READ_BYTES).map_err(|error| Problem::new(Code::Internal, error.to_string()))
+    log.records(from, upto, READ_BYTES).map_err(|error| match error {
+        LogError::Compacted { slot, base } => compacted(slot, base),
+        error => Problem::new(Code::Internal, error.to_string()),
+    })
 }
 
 /// One entry.
@@ -148,8 +155,8 @@ fn read(log: &LogReader, from: Slot, upto: Slot) -> Result<Vec<Record>, Problem>
 /// # Errors
 /// `not-found` above the end, `slot-compacted` below the base.
 pub fn entry(log: &LogReader, readers: &Readers, status: &DriverStatus, slot: Slot) -> Result<LogEntry, Problem> {
-    if slot < status.base {
-        return Err(compacted(slot, status));
+    if slot < log.base() {
+        return Err(compacted(slot, log.base()));
     }
     match read(log, slot, slot)?.first() {
         Some(record) => Ok(describe(record, readers, status)),
@@ -160,11 +167,11 @@ pub fn entry(log: &LogReader, readers: &Readers, status: &DriverStatus, slot: Sl
     }
 }
 
-fn compacted(slot: Slot, status: &DriverStatus) -> Problem {
+fn compacted(slot: Slot, base: Slot) -> Problem {
     if slot == Slot::ZERO {
         return Problem::new(Code::BadRequest, "slots are counted from 1");
     }
-    Problem::new(Code::SlotCompacted, format!("slot {slot} was cut; the log begins at slot {}", status.base))
+    Problem::new(Code::SlotCompacted, format!("slot {slot} was cut; the log begins at slot {base}"))
 }
 
 /// A record in words, with what came of it as far as this replica has applied.

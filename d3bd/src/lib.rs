@@ -2,6 +2,7 @@
 //! know little of one another:
 //!
 //! * [`log`] keeps the Paxos log on disk, [`peer`] talks to the other replicas, [`media`] keeps and moves blobs;
+//! * [`snapshot`] takes a replica past what no log holds any more;
 //! * [`http`] answers clients through [`handle`]; [`schema`] is the service for whole databases;
 //! * [`config`] and [`cli`] are what people say when they start it; [`demo`] is a cluster to play with;
 //! * [`recover`] makes a new cluster of what is left of one.
@@ -25,5 +26,6 @@ pub mod recover;
 pub mod run;
 pub mod schema;
 mod scrub;
+pub mod snapshot;
 mod supervisor;
 pub mod time;

@@ -19,6 +19,16 @@ pub enum RecoverError {
     /// The databases.
     #[error("the databases cannot be opened")]
     Engine(#[from] d3b_engine::Fatal),
+    /// The log does not go as far as a database does.
+    #[error(
+        "a database here has applied slot {newest}, and the log ends at slot {last} (hint: take another survivor, or restore a backup)"
+    )]
+    Ahead {
+        /// The slot of the database.
+        newest: Slot,
+        /// The end of the log.
+        last: Slot,
+    },
     /// Nobody can be asked.
     #[error(
         "this gives up what only the lost replicas have, and nobody can be asked whether that is meant (hint: --yes says so)"
@@ -55,9 +65,10 @@ pub fn recover(data_dir: &Path, mut asking: Asking<'_>) -> Result<(), RecoverErr
     let applied = engine.resume_after();
     let newest = engine.newest_slot()?;
     drop(engine);
-    if newest > survivor.last && newest.next() > survivor.base {
-        let problem = format!("slot {newest} was applied, so that acknowledged entries are lost");
-        return Err(LogError::Damaged { place: format!("after slot {}", survivor.last), problem }.into());
+    // Such a database would take what comes next at those slots for something that it has applied already.
+    let newest = newest.max(survivor.ahead);
+    if newest > survivor.last {
+        return Err(RecoverError::Ahead { newest, last: survivor.last });
     }
     let quarantined = quarantine::read(data_dir)?;
     tell(&survivor, applied, quarantined.as_deref(), asking.out)?;

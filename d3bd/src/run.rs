@@ -18,7 +18,7 @@ use d3b_engine::Engine;
 use d3b_paxos::types::{Now, Ticks};
 use tokio::sync::watch;
 
-use crate::applier::{self, Applier};
+use crate::applier::{self, Applier, Retain};
 use crate::config::Settings;
 use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Repair, Start};
 use crate::handle::{Handle, Parts, Waiting};
@@ -27,6 +27,7 @@ use crate::media::{self, BlobStore, Fetcher, Prefetcher};
 use crate::peer::{self, Patience, PeerConfig, PeerEvent, Peers};
 use crate::quarantine;
 use crate::scrub::{self, Scrubber};
+use crate::snapshot::{self, Offer};
 
 /// How many events may wait for the driver; beyond that clients are told to come back, and peers' messages are dropped.
 const EVENTS_MAX: usize = 16_384;
@@ -61,6 +62,9 @@ pub enum RunError {
     /// The databases.
     #[error("the databases: {0}")]
     Engine(#[from] d3b_engine::Fatal),
+    /// A snapshot that is to take the place of both.
+    #[error("the snapshot that was fetched: {0}")]
+    Snapshot(#[from] snapshot::InstallError),
     /// The blobs.
     #[error("the blob store")]
     Blobs(#[source] std::io::Error),
@@ -159,6 +163,7 @@ pub fn run(settings: &Settings) -> Result<(), RunError> {
     let engine = Engine::open(&directory, d3b_engine::Options::default())?;
     check_end(&opened, engine.newest_slot()?)?;
     let blobs = BlobStore::open(&settings.data_dir.join("blobs")).map_err(RunError::Blobs)?;
+    let offer = Offer::open(&settings.data_dir, &blobs, Instant::now()).map_err(RunError::Blobs)?;
     // The directories of databases and blobs were made in it.
     sync_directory(&settings.data_dir)
         .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?;
@@ -169,7 +174,7 @@ pub fn run(settings: &Settings) -> Result<(), RunError> {
         .thread_name("d3bd-io")
         .build()
         .map_err(|source| RunError::System { what: "threads", source })?;
-    let replica = Assembly { settings, events, inbox, stop, opened, engine, blobs, http, peers };
+    let replica = Assembly { settings, events, inbox, stop, opened, engine, blobs, offer, http, peers };
     let result = replica.start(&runtime);
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -200,13 +205,17 @@ fn open_log(settings: &Settings, events: &SyncSender<Event>, stop: &Arc<Stop>) -
         Ok(proof) => drop(events.send(Event::Durable(proof))),
         Err(error) => stop.fatal(format!("the log cannot be written: {error}")),
     });
-    Ok(log::open(&settings.data_dir, settings.id, DiskId(random()?), on_durable)?)
+    let mut locked = log::lock(&settings.data_dir, settings.id, DiskId(random()?))?;
+    // The directory is this process's own now, and nothing in it is in use yet.
+    snapshot::install(&mut locked)?;
+    Ok(locked.start(on_durable)?)
 }
 
 /// A log whose end cannot be read looks like one that ends earlier, and a replica that voted with it would have forgotten
-/// what it accepted. Databases apply only what is durable in the log: one that is ahead tells.
+/// what it accepted. Databases apply only what is durable in the log: one that is ahead tells. Those that came with a
+/// snapshot may be, up to a slot that the log knows.
 fn check_end(opened: &log::Opened, newest: Slot) -> Result<(), LogError> {
-    if newest <= opened.last || newest.next() <= opened.base {
+    if newest <= opened.last.max(opened.ahead) || newest.next() <= opened.base {
         return Ok(());
     }
     Err(LogError::Damaged {
@@ -231,15 +240,16 @@ struct Assembly<'a> {
     opened: log::Opened,
     engine: Engine,
     blobs: BlobStore,
+    offer: Offer,
     http: TcpListener,
     peers: TcpListener,
 }
 
 impl Assembly<'_> {
     fn start(self, runtime: &tokio::runtime::Runtime) -> Result<(), RunError> {
-        let Assembly { settings, events, inbox, stop, opened, engine, blobs, http, peers } = self;
+        let Assembly { settings, events, inbox, stop, opened, engine, blobs, offer, http, peers } = self;
         let clock = Clock { started: Instant::now() };
-        let log::Opened { log, reader, disk, configuration, held, promised, base, last } = opened;
+        let log::Opened { log, reader, disk, configuration, held, promised, base, last, ahead: _ } = opened;
         let (cluster, cluster_watch) = watch::channel(configuration.as_ref().map(|formed| formed.cluster));
         let http_address = http.local_addr().map_or(settings.listen, |address| address);
         let peers = peer::start(
@@ -251,7 +261,7 @@ impl Assembly<'_> {
                 http_address: format!("http://{http_address}"),
                 cluster: cluster_watch,
                 patience: Patience::for_elections(settings.election_timeout),
-                on_stream: blob_streams(&blobs),
+                on_stream: blob_streams(&blobs, &offer),
             },
             peer_events(&events),
             runtime.handle(),
@@ -259,6 +269,8 @@ impl Assembly<'_> {
         let fetcher = Fetcher::new(blobs.clone(), connect(&peers));
         let start = Start {
             settings: core_settings(settings, disk)?,
+            execution: d3b_engine::EXECUTION,
+            joins: settings.join.is_some(),
             replicas: settings.replicas.clone(),
             configuration,
             held,
@@ -306,6 +318,8 @@ impl Assembly<'_> {
             process: Process { replica: settings.id, incarnation },
             others,
             grace: settings.blob_grace,
+            offer,
+            retain: Retain { bytes: settings.log_retain_bytes, age: settings.log_retain_age },
             clock,
             applied,
             events: events.clone(),
@@ -402,10 +416,11 @@ fn peer_events(events: &SyncSender<Event>) -> peer::OnEvent {
     })
 }
 
-/// What a peer fetches comes from the blob store.
-fn blob_streams(blobs: &BlobStore) -> peer::OnStream {
-    let blobs = blobs.clone();
-    Arc::new(move |stream| Box::pin(media::serve(stream, blobs.clone())))
+/// What a peer fetches comes from the blob store; a snapshot that is fetched is offered on.
+fn blob_streams(blobs: &BlobStore, offer: &Offer) -> peer::OnStream {
+    let (blobs, offer) = (blobs.clone(), offer.clone());
+    let on_served: media::OnServed = Arc::new(move |digest| offer.fetched(digest, Instant::now()));
+    Arc::new(move |stream| Box::pin(media::serve(stream, blobs.clone(), Arc::clone(&on_served))))
 }
 
 /// What this replica fetches comes on streams of the peer transport.
@@ -615,9 +630,13 @@ impl Executor {
                     self.stop.fatal(format!("that this replica is quarantined cannot be written: {error}"));
                 }
             }
-            // What carries these out comes with snapshots.
-            Effect::Rebuild => tracing::error!("this version cannot rebuild a replica yet"),
-            Effect::CutLog(slot) => tracing::error!(%slot, "this version cannot cut the log yet"),
+            Effect::Connect(configuration) => {
+                let members = configuration.members.iter().map(|(id, member)| (*id, member.peer.clone()));
+                self.peers.connect_with(&members.collect());
+            }
+            Effect::MemberRequestDone { ticket, result } => self.waiting.member_request_done(ticket, result),
+            Effect::TakeSnapshot { .. } | Effect::FetchSnapshot { .. } | Effect::InstallSnapshot { .. } => {}
+            Effect::CutLog(base) => self.log.cut(base),
             Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
             Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),
         }

@@ -216,8 +216,7 @@ impl Group {
                 handled.unwrap_or_else(|error| panic!("replica {id} must stop: {error}"));
             }
             Effect::PersistQuarantine(reason) => panic!("one member alone cannot outvote {id}: {reason}"),
-            Effect::Rebuild | Effect::CutLog(_) => panic!("nobody has asked {id} for that"),
-            Effect::FetchBlob { .. } | Effect::WriteDone { .. } | Effect::ReadDone { .. } => {}
+            Effect::FetchBlob { .. } | Effect::CutLog(_) | Effect::WriteDone { .. } | Effect::ReadDone { .. } => {}
         }
     }
 

@@ -323,6 +323,19 @@ pub(crate) fn dropped(catalogue: &Database, upto: Slot) -> rusqlite::Result<Vec<
         .collect()
 }
 
+/// Every database that existed at a slot or was made later, with its name.
+pub(crate) fn not_dropped_by(connection: &Connection, slot: Slot) -> rusqlite::Result<Vec<(DatabaseId, DatabaseName)>> {
+    connection
+        .prepare("SELECT id, name FROM _d3b_history WHERE until_slot IS NULL OR until_slot > ? ORDER BY id")?
+        .query_map([slot.0], |row| {
+            let name = DatabaseName::new(row.get::<_, String>(1)?).map_err(|error| {
+                rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, error.into())
+            })?;
+            Ok((id_of(row, 0)?, name))
+        })?
+        .collect()
+}
+
 /// Forgets a dropped database whose files are gone, in the open transaction.
 pub(crate) fn forget(catalogue: &Database, id: DatabaseId) -> rusqlite::Result<()> {
     catalogue.own("/*d3b*/DELETE FROM _d3b_history WHERE id = ?")?.execute([id.to_string()])?;

@@ -410,7 +410,7 @@ pub(crate) fn sqlite_error(error: &rusqlite::Error) -> Option<ffi::Error> {
 }
 
 /// Reads `_d3b_state` and holds it against the id that the file's name gives.
-fn read_state(connection: &Connection, id: DatabaseId) -> Result<State, OpenError> {
+pub(crate) fn read_state(connection: &Connection, id: DatabaseId) -> Result<State, OpenError> {
     let row = connection
         .query_row("SELECT format, database, created, slot, fingerprint FROM _d3b_state", [], |row| {
             let state = State { created: Slot(row.get(2)?), slot: Slot(row.get(3)?), fingerprint: row.get(4)? };

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use d3b::{
     Answer, BlobReference, CatalogueChange, Code, DatabaseId, DatabaseName, Digest, Operation, Outcome, Rejection, Slot,
@@ -23,6 +24,7 @@ use crate::install::{self, InstallError, Plan};
 use crate::planted::{self, Planted};
 use crate::reader::Readers;
 use crate::requests;
+use crate::snapshot::SnapshotSource;
 use crate::{Applied, Blobs, EXECUTION, Fatal, LogEntry, Options, Progress, media};
 
 /// How many entries share transactions at most.
@@ -51,6 +53,8 @@ pub struct Engine {
     applied: Slot,
     durable: Slot,
     readers: Readers,
+    /// Every snapshot that is being taken holds one more of it.
+    pin: Arc<()>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -110,6 +114,7 @@ impl Engine {
             applied: durable,
             durable,
             readers,
+            pin: Arc::default(),
         })
     }
 
@@ -567,6 +572,16 @@ impl Engine {
         Ok(slot)
     }
 
+    /// Begins a snapshot, which can then be taken beside the engine, on another thread: its slot is everything that was
+    /// applied until now. While it is being taken, files of dropped databases stay.
+    ///
+    /// # Errors
+    /// Those of [`Engine::checkpoint`].
+    pub fn begin_snapshot(&mut self) -> Result<SnapshotSource, Fatal> {
+        let slot = self.checkpoint()?;
+        Ok(SnapshotSource::new(self.databases.directory(), slot, self.readers.clone(), Arc::clone(&self.pin)))
+    }
+
     /// Whether the next checkpoint will sync a database.
     #[cfg(test)]
     pub(crate) fn awaits_sync(&self, id: DatabaseId) -> bool {
@@ -589,6 +604,10 @@ impl Engine {
     }
 
     fn remove_dropped(&mut self, durable: Slot) -> Result<(), Fatal> {
+        // A snapshot whose copy of the catalogue names them has yet to copy them; the next checkpoint comes soon.
+        if Arc::strong_count(&self.pin) > 1 && !planted::breaks(Planted::DroppedFilesRemovedUnderSnapshot) {
+            return Ok(());
+        }
         let id = DatabaseId::catalogue();
         let sqlite = |error| sqlite_failed(error, durable, id);
         let dropped = catalogue::dropped(&self.catalogue, durable).map_err(sqlite)?;

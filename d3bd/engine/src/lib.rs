@@ -13,7 +13,8 @@
 //! * [`clock`], [`random`] and [`guard`] take the replica's own time, dice and environment away from SQL.
 //! * [`fingerprint`] folds every effect into a chain that replicas compare.
 //! * [`planted`] are rules that tests can break, to see that other tests notice; in a daemon none can be.
-//! * [`reader`] serves reads beside all that, from snapshots.
+//! * [`reader`] serves reads beside all that, from snapshots of one database each.
+//! * [`snapshot`] copies everything, for a replica that is behind the log.
 
 mod apply;
 mod arguments;
@@ -32,6 +33,7 @@ pub mod random;
 pub mod reader;
 pub mod requests;
 pub mod scrub;
+pub mod snapshot;
 mod statement;
 #[cfg(test)]
 mod tests;
@@ -46,6 +48,7 @@ pub use command::{Command, DecodeError, Origin};
 pub use engine::Engine;
 pub use fingerprint::Fingerprint;
 pub use reader::{Readers, check_upload};
+pub use snapshot::{SnapshotError, SnapshotSource};
 
 /// The version of the SQL semantics that this build applies entries with, and that leaders stamp on entries.
 ///

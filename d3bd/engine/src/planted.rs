@@ -61,6 +61,12 @@ planted! {
     StepsOfKeptStatements,
     /// The greatest rowid may be used, and the next one is random.
     GreatestRowidAllowed,
+    /// Files of dropped databases are removed while a snapshot is being taken.
+    DroppedFilesRemovedUnderSnapshot,
+    /// The copy of the catalogue says that as much is durable as was when it was made.
+    MarkOfSnapshotLeftAsItIs,
+    /// A copy of a database has a schema version of its own.
+    SchemaVersionOfCopyChanged,
     /// The answer of a refused request is not kept under its key.
     RefusalsNotKept,
 }

@@ -10,6 +10,7 @@
 
 mod check;
 mod directory;
+mod extent;
 mod reader;
 mod recovery;
 mod store;
@@ -24,6 +25,7 @@ use d3b_paxos::types::{Ballot, Configuration, PersistId};
 pub use check::Checked;
 pub use reader::LogReader;
 pub use recovery::Survivor;
+pub use store::Beginning;
 pub use writer::Log;
 
 use directory::Directory;
@@ -70,6 +72,8 @@ pub struct Opened {
     pub base: Slot,
     /// The last slot that it holds; 0 where it is empty.
     pub last: Slot,
+    /// The last slot that databases may have applied although the log does not reach it yet: they came with a snapshot.
+    pub ahead: Slot,
 }
 
 /// Why the log cannot be used.
@@ -143,6 +147,14 @@ pub enum LogError {
         /// The system's words.
         message: String,
     },
+    /// It was there once.
+    #[error("slot {slot} is not held any more: the log begins at slot {base}")]
+    Compacted {
+        /// What was asked for.
+        slot: Slot,
+        /// The first slot that is held.
+        base: Slot,
+    },
     /// An earlier write failed; nothing is written any more.
     #[error("the log was closed after a failed write")]
     Poisoned,
@@ -158,25 +170,73 @@ pub fn open(
     fresh_disk: DiskId,
     on_durable: OnDurable,
 ) -> Result<Opened, LogError> {
+    lock(directory, replica, fresh_disk)?.start(on_durable)
+}
+
+/// Like [`open`], but without beginning to use it: a snapshot may have to be installed first.
+///
+/// # Errors
+/// Those of [`open`].
+pub fn lock(directory: &Path, replica: ReplicaId, fresh_disk: DiskId) -> Result<Locked, LogError> {
     let held = Directory::open(directory)?;
-    let (store, identity) = Store::open(directory, replica, fresh_disk, held.is_fresh())?;
-    let last = store.last()?;
-    let base = store.base()?;
-    let cache = Arc::new(Cache::new(last));
-    let reader = LogReader::new(directory, Arc::clone(&cache))?;
-    let log = Log::start(store, held, cache, on_durable)?;
-    let held = identity.configuration.as_ref().filter(|adopted| adopted.held);
-    let held = held.map_or(Slot::ZERO, |adopted| adopted.configuration.slot);
-    Ok(Opened {
-        log,
-        reader,
-        disk: identity.disk,
-        configuration: identity.configuration.map(|adopted| adopted.configuration),
-        held,
-        promised: identity.promised,
-        base,
-        last,
-    })
+    let store = Store::open(directory, replica, fresh_disk, held.is_fresh())?;
+    Ok(Locked { path: directory.to_owned(), held, store })
+}
+
+/// A log that is this process's own, and that nobody uses yet.
+#[derive(Debug)]
+pub struct Locked {
+    path: PathBuf,
+    held: Directory,
+    store: Store,
+}
+
+impl Locked {
+    /// The data directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the log one that begins where a snapshot ends, in one transaction; doing it again changes nothing. What this
+    /// replica has accepted behind that, and what it has promised, stays. False, and nothing is done, where the log
+    /// begins further on already.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn begin_at(&mut self, beginning: &Beginning) -> Result<bool, LogError> {
+        self.store.begin_at(beginning)
+    }
+
+    /// Begins to use it.
+    ///
+    /// # Errors
+    /// It is damaged or cannot be read.
+    pub fn start(self, on_durable: OnDurable) -> Result<Opened, LogError> {
+        let Locked { path, held, store } = self;
+        let identity = store.identity()?;
+        let (base, last, ahead) = (store.base()?, store.last()?, store.ahead()?);
+        if last < base && base > Slot(1) {
+            // A log that was cut keeps the record that it begins with.
+            return Err(store::missing(base));
+        }
+        let cache = Arc::new(Cache::new(base, last));
+        let reader = LogReader::new(&path, Arc::clone(&cache))?;
+        let log = Log::start(store, held, cache, on_durable)?;
+        let held = identity.configuration.as_ref().filter(|adopted| adopted.held);
+        let held = held.map_or(Slot::ZERO, |adopted| adopted.configuration.slot);
+        Ok(Opened {
+            log,
+            reader,
+            disk: identity.disk,
+            configuration: identity.configuration.map(|adopted| adopted.configuration),
+            held,
+            promised: identity.promised,
+            base,
+            last,
+            ahead,
+        })
+    }
 }
 
 /// Opens the log of a data directory for reading only, whether or not its replica runs.
@@ -184,8 +244,8 @@ pub fn open(
 /// # Errors
 /// There is none, it is of another version, or it cannot be read.
 pub fn open_offline(directory: &Path) -> Result<LogReader, LogError> {
-    let last = store::last_offline(directory)?;
-    LogReader::new(directory, Arc::new(Cache::new(last)))
+    let (base, last) = store::ends_offline(directory)?;
+    LogReader::new(directory, Arc::new(Cache::new(base, last)))
 }
 
 /// A SQLite error while doing something.

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use d3b::{DiskId, Slot};
 use d3b_paxos::types::Record;
 use d3b_paxos::{Storage, StorageError};
 use rusqlite::Connection;
 
+use super::extent::{Extent, Size};
 use super::{Checked, LogError, check, store};
 
 /// How many bytes of the newest records are kept in memory.
@@ -26,30 +27,63 @@ pub(super) struct Cache {
 struct Newest {
     records: VecDeque<Record>,
     bytes: usize,
+    /// The first slot that counts.
+    base: Slot,
     /// The last slot that is durable.
     last: Slot,
+    /// How large and how old everything is.
+    extent: Extent,
 }
 
 impl Cache {
-    pub(super) fn new(last: Slot) -> Cache {
-        Cache { newest: Mutex::new(Newest { records: VecDeque::new(), bytes: 0, last }) }
+    pub(super) fn new(base: Slot, last: Slot) -> Cache {
+        let extent = Extent::default();
+        Cache { newest: Mutex::new(Newest { records: VecDeque::new(), bytes: 0, base, last, extent }) }
     }
 
-    fn last(&self) -> Slot {
-        self.newest.lock().expect("no panic while held").last
+    fn newest(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().expect("no panic while held")
+    }
+
+    pub(super) fn ends(&self) -> (Slot, Slot) {
+        let newest = self.newest();
+        (newest.base, newest.last)
+    }
+
+    /// Everything below a slot is on its way out.
+    pub(super) fn cut(&self, base: Slot) {
+        let mut newest = self.newest();
+        newest.base = newest.base.max(base);
+        newest.extent.cut(base);
+        while newest.records.front().is_some_and(|record| record.slot < base) {
+            if let Some(record) = newest.records.pop_front() {
+                newest.bytes -= record.entry.size();
+            }
+        }
+    }
+
+    /// Takes over what was found out about the records that were there at the start.
+    pub(super) fn complete(&self, older: Extent) {
+        let mut newest = self.newest();
+        let base = newest.base;
+        newest.extent.complete(older);
+        newest.extent.cut(base);
     }
 
     /// Takes over what is durable now.
     pub(super) fn add(&self, records: Vec<Record>) {
-        let mut newest = self.newest.lock().expect("no panic while held");
+        let mut newest = self.newest();
         for record in records {
+            if record.slot > newest.last {
+                newest.extent.add(Size::of(&record));
+            }
             newest.add(record);
         }
     }
 
     /// The records from `from` up, if the first of them is here; `None` if they must be read from the file.
     fn read(&self, from: Slot, upto: Slot, bytes_max: usize) -> Option<Vec<Record>> {
-        let newest = self.newest.lock().expect("no panic while held");
+        let newest = self.newest();
         if from > newest.last {
             return Some(Vec::new());
         }
@@ -117,7 +151,43 @@ impl LogReader {
     /// The last slot that is durable; 0 where there is none.
     #[must_use]
     pub fn last(&self) -> Slot {
-        self.cache.last()
+        self.cache.ends().1
+    }
+
+    /// The first slot that can be read.
+    #[must_use]
+    pub fn base(&self) -> Slot {
+        self.cache.ends().0
+    }
+
+    /// Where the log is to begin so that it keeps no more than so many bytes, and nothing that was stamped before that
+    /// log time, in milliseconds since 1970; both roughly. `None` where it need not be cut, or nothing is known yet.
+    #[must_use]
+    pub fn cut_due(&self, bytes_max: u64, oldest_ms: u64) -> Option<Slot> {
+        self.cache.newest().extent.cut_due(bytes_max, oldest_ms)
+    }
+
+    /// The records of the slots `from..=upto`, as many as fit into `bytes_max`, but one if there is any.
+    ///
+    /// # Errors
+    /// [`LogError::Compacted`] below the base; or it is damaged or cannot be read.
+    pub fn records(&self, from: Slot, upto: Slot, bytes_max: usize) -> Result<Vec<Record>, LogError> {
+        // Slots are counted from 1.
+        let from = from.max(Slot(1));
+        if from > upto {
+            return Ok(Vec::new());
+        }
+        self.check_base(from)?;
+        match self.cache.read(from, upto, bytes_max) {
+            Some(records) => Ok(records),
+            // What was cut off while it was being read is not damage.
+            None => self.read_file(from, upto, bytes_max).map_err(|error| self.check_base(from).err().unwrap_or(error)),
+        }
+    }
+
+    fn check_base(&self, slot: Slot) -> Result<(), LogError> {
+        let base = self.base();
+        if slot < base { Err(LogError::Compacted { slot, base }) } else { Ok(()) }
     }
 
     /// Reads durable records from the file, whatever is in memory, to see whether they are what was written.
@@ -165,14 +235,6 @@ impl fmt::Debug for LogReader {
 
 impl Storage for LogReader {
     fn read(&self, from: Slot, upto: Slot, bytes_max: usize) -> Result<Vec<Record>, StorageError> {
-        // Slots are counted from 1.
-        let from = from.max(Slot(1));
-        if from > upto {
-            return Ok(Vec::new());
-        }
-        match self.cache.read(from, upto, bytes_max) {
-            Some(records) => Ok(records),
-            None => self.read_file(from, upto, bytes_max).map_err(|error| StorageError { message: error.to_string() }),
-        }
+        self.records(from, upto, bytes_max).map_err(|error| StorageError { message: error.to_string() })
     }
 }

@@ -27,6 +27,8 @@ pub struct Survivor {
     pub base: Slot,
     /// The last one.
     pub last: Slot,
+    /// The last slot that a database may have applied although the log does not reach it, as it came with a snapshot.
+    pub ahead: Slot,
 }
 
 impl Survivor {
@@ -41,11 +43,11 @@ impl Survivor {
         }
         let locked = Directory::open(directory)?;
         let replica = store::whose(directory)?;
-        let (store, identity) = Store::open(directory, replica, d3b::DiskId([0; 16]), false)?;
-        let configuration = identity.configuration.ok_or_else(missing)?.configuration;
-        let (base, last) = (store.base()?, store.last()?);
+        let store = Store::open(directory, replica, d3b::DiskId([0; 16]), false)?;
+        let configuration = store.identity()?.configuration.ok_or_else(missing)?.configuration;
+        let (base, last, ahead) = (store.base()?, store.last()?, store.ahead()?);
         let reader = open_offline(directory)?;
-        Ok(Survivor { _directory: locked, store, reader, replica, configuration, base, last })
+        Ok(Survivor { _directory: locked, store, reader, replica, configuration, base, last, ahead })
     }
 
     /// The log time of the last entry, in milliseconds since 1970.

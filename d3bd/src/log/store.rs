@@ -1,7 +1,8 @@
 //! The tables of `log.sqlite3`.
 //!
-//! `meta` holds the identity: format version, replica, disk, configuration, promise; the last two end with a checksum,
-//! for a promise that is read wrong is as bad as a record that is. `records` holds one row a slot:
+//! `meta` holds the identity: format version, replica, disk; and configuration, promise, base and what the databases
+//! brought along. These end with a checksum, for a promise that is read wrong is as bad as a record that is. `base` is
+//! the first slot that counts, once the log was cut: rows below it are on their way out. `records` holds one row a slot:
 //! the ballot at which it was accepted, the entry's bytes (a version byte, then postcard), and a checksum over all of
 //! it and the disk id, so that a row of another slot or another disk is as wrong as a flipped bit.
 
@@ -13,6 +14,7 @@ use d3b_paxos::types::{Ballot, Configuration, Entry, Founding, Record};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::extent::{ROW_BYTES, Size};
 use super::{LogError, sqlite};
 
 /// The log's file in the data directory.
@@ -56,7 +58,7 @@ impl Store {
         replica: ReplicaId,
         fresh_disk: DiskId,
         fresh: bool,
-    ) -> Result<(Store, Identity), LogError> {
+    ) -> Result<Store, LogError> {
         if fresh {
             format(directory, replica, fresh_disk)?;
         }
@@ -65,9 +67,13 @@ impl Store {
         check_version(directory, &connection)?;
         check_replica(directory, &connection, replica)?;
         set_up(&connection)?;
-        let identity = read_identity(&connection)?;
-        let store = Store { connection, disk: identity.disk };
-        Ok((store, identity))
+        let disk = read_identity(&connection)?.disk;
+        Ok(Store { connection, disk })
+    }
+
+    /// What `meta` says.
+    pub(super) fn identity(&self) -> Result<Identity, LogError> {
+        read_identity(&self.connection)
     }
 
     /// The disk, as the directory was formatted.
@@ -87,11 +93,88 @@ impl Store {
 
     /// The first slot that is held, or will be.
     pub(super) fn base(&self) -> Result<Slot, LogError> {
-        let base: Option<i64> = self
+        base(&self.connection, self.disk)
+    }
+
+    /// The last slot that databases may have applied although the log does not reach it yet, because they came with a
+    /// snapshot.
+    pub(super) fn ahead(&self) -> Result<Slot, LogError> {
+        Ok(get_slot(&self.connection, self.disk, "ahead")?.unwrap_or(Slot::ZERO))
+    }
+
+    /// Says that nothing below a slot is held any more; when this returns, that is on disk. The rows go later.
+    pub(super) fn set_base(&mut self, base: Slot) -> Result<(), LogError> {
+        let base = seal(self.disk, "base", encode(&base));
+        put(&self.connection, "base", &base).map_err(sqlite("cutting it"))
+    }
+
+    /// Removes some of the rows below a slot, so many at most, or so many bytes and one row more; answers about how many
+    /// bytes they had, and `None` where there was nothing to remove, or no room on the disk to do it.
+    pub(super) fn remove_below(&mut self, base: Slot, rows_max: u32, bytes_max: u64) -> Result<Option<u64>, LogError> {
+        let cutting = || sqlite("cutting it");
+        let mut bytes = 0;
+        let mut upto = None;
+        {
+            let mut select = self
+                .connection
+                .prepare_cached("SELECT slot, length(entry) FROM records WHERE slot < ? ORDER BY slot LIMIT ?")
+                .map_err(cutting())?;
+            let mut rows = select.query(params![slot_to_sql(base), rows_max]).map_err(cutting())?;
+            while bytes < bytes_max
+                && let Some(row) = rows.next().map_err(cutting())?
+            {
+                upto = Some(row.get::<_, i64>(0).map_err(cutting())?);
+                bytes += row.get::<_, u64>(1).map_err(cutting())?;
+            }
+        }
+        let Some(upto) = upto else { return Ok(None) };
+        // Rows that a power cut brings back are below the base all the same: they are not worth an fsync.
+        let removed = self
             .connection
-            .query_row("SELECT min(slot) FROM records", [], |row| row.get(0))
-            .map_err(sqlite("reading it"))?;
-        Ok(base.map_or(Slot(1), slot_from_sql))
+            .execute_batch("PRAGMA synchronous = NORMAL")
+            .and_then(|()| self.connection.execute("DELETE FROM records WHERE slot <= ?", [upto]));
+        self.connection.execute_batch("PRAGMA synchronous = FULL").map_err(cutting())?;
+        match removed {
+            Ok(_) => Ok(Some(bytes)),
+            Err(error) if matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy)) => {
+                Ok(None)
+            }
+            Err(error) => Err(cutting()(error)),
+        }
+    }
+
+    /// Makes the log one that begins where a snapshot ends, in one transaction; doing it again changes nothing. False, and
+    /// nothing is done, where the log begins further on already.
+    pub(super) fn begin_at(&mut self, beginning: &Beginning) -> Result<bool, LogError> {
+        let Beginning { record, configuration, ahead } = beginning;
+        if self.base()? > record.slot {
+            return Ok(false);
+        }
+        let adopted = read_identity(&self.connection)?.configuration;
+        let newer = adopted.is_none_or(|adopted| configuration.epoch > adopted.configuration.epoch);
+        let disk = self.disk;
+        let transaction = self.connection.transaction().map_err(sqlite("beginning it anew"))?;
+        let write = || -> rusqlite::Result<()> {
+            let slot = slot_to_sql(record.slot);
+            transaction.execute("DELETE FROM records WHERE slot < ?", [slot])?;
+            // What stands there at a higher ballot has the same value, and this replica has said so.
+            let found = transaction
+                .query_row("SELECT round, replica FROM records WHERE slot = ?", [slot], ballot_of)
+                .optional()?;
+            if found.is_none_or(|found| found < record.ballot) {
+                insert(&transaction, disk, record)?;
+            }
+            put(&transaction, "base", &seal(disk, "base", encode(&record.slot)))?;
+            put(&transaction, "ahead", &seal(disk, "ahead", encode(ahead)))?;
+            if newer {
+                let adopted = Adopted { configuration: configuration.clone(), held: true };
+                put(&transaction, "configuration", &seal(disk, "configuration", encode_configuration(&adopted)))?;
+            }
+            Ok(())
+        };
+        write().map_err(sqlite("beginning it anew"))?;
+        transaction.commit().map_err(sqlite("beginning it anew"))?;
+        Ok(true)
     }
 
     /// Writes a batch in one transaction; when this returns, it is on disk.
@@ -106,25 +189,8 @@ impl Store {
             let configuration = seal(self.disk, "configuration", encode_configuration(&adopted));
             put(&transaction, "configuration", &configuration).map_err(sqlite("writing the configuration"))?;
         }
-        {
-            let mut insert = transaction
-                .prepare_cached(
-                    "INSERT OR REPLACE INTO records(slot, round, replica, entry, checksum) VALUES(?, ?, ?, ?, ?)",
-                )
-                .map_err(sqlite("writing records"))?;
-            for record in &batch.records {
-                let entry = encode_entry(&record.entry);
-                let checksum = checksum(self.disk, record.slot, record.ballot, &entry);
-                insert
-                    .execute(params![
-                        slot_to_sql(record.slot),
-                        record.ballot.round.cast_signed(),
-                        record.ballot.replica.0,
-                        entry,
-                        checksum.cast_signed()
-                    ])
-                    .map_err(sqlite("writing records"))?;
-            }
+        for record in &batch.records {
+            insert(&transaction, self.disk, record).map_err(sqlite("writing records"))?;
         }
         transaction.commit().map_err(sqlite("committing a batch"))
     }
@@ -141,6 +207,37 @@ impl Store {
         let configuration = seal(self.disk, "configuration", encode_configuration(&adopted));
         put(&self.connection, "configuration", &configuration).map_err(sqlite("writing the configuration"))
     }
+}
+
+/// Where a log begins that continues a snapshot.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    /// The record at the snapshot's slot: a log is never empty.
+    pub record: Record,
+    /// The configuration in effect at that slot.
+    pub configuration: Configuration,
+    /// The last slot that a database of the snapshot has applied.
+    pub ahead: Slot,
+}
+
+fn insert(connection: &Connection, disk: DiskId, record: &Record) -> rusqlite::Result<()> {
+    let entry = encode_entry(&record.entry);
+    let checksum = checksum(disk, record.slot, record.ballot, &entry);
+    connection
+        .prepare_cached("INSERT OR REPLACE INTO records(slot, round, replica, entry, checksum) VALUES(?, ?, ?, ?, ?)")?
+        .execute(params![
+            slot_to_sql(record.slot),
+            record.ballot.round.cast_signed(),
+            record.ballot.replica.0,
+            entry,
+            checksum.cast_signed()
+        ])
+        .map(|_| ())
+}
+
+/// The ballot in the first two columns.
+fn ballot_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Ballot> {
+    Ok(Ballot { round: row.get::<_, i64>(0)?.cast_unsigned(), replica: ReplicaId(row.get(1)?) })
 }
 
 /// Moves as much of the WAL into the database as nobody is using; true if that was all of it. Where the disk has no room
@@ -266,9 +363,34 @@ pub(super) fn open_reader(directory: &Path) -> Result<(Connection, DiskId), LogE
     Ok((connection, disk))
 }
 
-/// The last slot of a log that need not be in use.
-pub(super) fn last_offline(directory: &Path) -> Result<Slot, LogError> {
-    last(&open_reader(directory)?.0)
+/// The first and the last slot of a log that need not be in use.
+pub(super) fn ends_offline(directory: &Path) -> Result<(Slot, Slot), LogError> {
+    let (connection, disk) = open_reader(directory)?;
+    Ok((base(&connection, disk)?, last(&connection)?))
+}
+
+fn base(connection: &Connection, disk: DiskId) -> Result<Slot, LogError> {
+    // What was never cut begins at the beginning: a record that is missing there was lost.
+    Ok(get_slot(connection, disk, "base")?.unwrap_or(Slot(1)))
+}
+
+/// How large the records of some slots are, and when they were stamped, in order of slots: so many at most.
+pub(super) fn sizes(connection: &Connection, from: Slot, upto: Slot, rows_max: u32) -> Result<Vec<Size>, LogError> {
+    let reading = || sqlite("reading the sizes of records");
+    // Of a large entry only the beginning is read, where its stamp is.
+    let sql = "SELECT slot, length(entry), substr(entry, 1, 11) FROM records WHERE slot BETWEEN ? AND ? \
+               ORDER BY slot LIMIT ?";
+    let mut select = connection.prepare_cached(sql).map_err(reading())?;
+    let rows = select.query_map(params![slot_to_sql(from), slot_to_sql(upto), rows_max], |row| {
+        let head: Vec<u8> = row.get(2)?;
+        let time_ms = head.split_first().and_then(|(_, stamp)| postcard::take_from_bytes(stamp).ok());
+        Ok(Size {
+            slot: slot_from_sql(row.get(0)?),
+            time_ms: time_ms.map_or(0, |(time_ms, _)| time_ms),
+            bytes: row.get::<_, u64>(1)? + ROW_BYTES,
+        })
+    });
+    rows.map_err(reading())?.collect::<rusqlite::Result<_>>().map_err(reading())
 }
 
 pub(super) fn last(connection: &Connection) -> Result<Slot, LogError> {
@@ -415,6 +537,16 @@ fn put(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()>
 fn get(connection: &Connection, key: &str) -> rusqlite::Result<Option<Vec<u8>>> {
     let select = "SELECT CAST(value AS BLOB) FROM meta WHERE key = ?";
     connection.query_row(select, [key], |row| row.get(0)).optional()
+}
+
+/// A slot that is sealed in `meta`.
+fn get_slot(connection: &Connection, disk: DiskId, key: &str) -> Result<Option<Slot>, LogError> {
+    let Some(sealed) = get(connection, key).map_err(sqlite("reading where it begins"))? else { return Ok(None) };
+    let slot = unseal(disk, key, &sealed).and_then(decode).ok_or_else(|| LogError::Damaged {
+        place: format!("in its {key}"),
+        problem: "it does not parse, or its checksum is wrong".to_owned(),
+    })?;
+    Ok(Some(slot))
 }
 
 fn get_text(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {

@@ -219,3 +219,127 @@ fn a_promise_that_is_read_wrong_is_damage() {
     put(&promised);
     assert_eq!(open_at(directory.path()).0.promised, ballot(9));
 }
+
+fn beginning(slot: u64, round: u64, ahead: u64, epoch: u64) -> Beginning {
+    let members = BTreeMap::from([(ReplicaId(1), Member::voter(DISK, "127.0.0.1:1".to_owned()))]);
+    let founding = Configuration::founding(ClusterId([9; 16]), members);
+    let configuration = Configuration { epoch: Epoch(epoch), slot: Slot(epoch), ..founding };
+    Beginning { record: record(slot, round, 10), configuration, ahead: Slot(ahead) }
+}
+
+fn begin_at(path: &Path, beginning: &Beginning) -> bool {
+    lock(path, ReplicaId(1), DISK).unwrap().begin_at(beginning).unwrap()
+}
+
+/// The slots in the file, which need not all count.
+fn rows(path: &Path) -> Vec<u64> {
+    let connection = rusqlite::Connection::open(path.join(store::FILE)).unwrap();
+    let mut select = connection.prepare("SELECT slot FROM records ORDER BY slot").unwrap();
+    select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_cut_takes_away_what_is_below_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    write(&opened, &durable, batch(1, None, (1..=5_000).map(|slot| record(slot, 1, 10)).collect()));
+    opened.log.cut(Slot(3_500));
+    opened.log.cut(Slot(2_000));
+    // Whatever is written meanwhile does not wait for it.
+    for slot in 5_001..=5_100 {
+        write(&opened, &durable, batch(slot, Some(slot), vec![record(slot, 1, 10)]));
+    }
+    assert_eq!((opened.reader.base(), opened.reader.last()), (Slot(3_500), Slot(5_100)));
+    for slot in [1, 2_000, 3_499] {
+        let error = opened.reader.records(Slot(slot), Slot(5_000), 0).unwrap_err();
+        assert!(matches!(error, LogError::Compacted { base: Slot(3_500), .. }), "{error}");
+    }
+    assert_eq!(opened.reader.records(Slot(3_500), Slot(5_000), 0).unwrap(), [record(3_500, 1, 10)]);
+    opened.log.close();
+    // A start goes on where a cut was left, and whoever opens the log reads none of what is still there.
+    let (opened, _) = open_at(directory.path());
+    assert_eq!((opened.base, opened.last, opened.promised), (Slot(3_500), Slot(5_100), ballot(5_100)));
+    assert!(opened.reader.read(Slot(3_499), Slot(3_600), 0).unwrap_err().message.contains("begins at slot 3500"));
+    while rows(directory.path()).first() != Some(&3_500) {
+        std::thread::yield_now();
+    }
+    opened.log.close();
+    assert_eq!(rows(directory.path()), (3_500..=5_100).collect::<Vec<_>>());
+    assert_eq!(open_offline(directory.path()).unwrap().base(), Slot(3_500));
+}
+
+#[test]
+fn a_log_that_was_cut_and_has_lost_its_first_record_is_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    write(&opened, &durable, batch(1, None, (1..=10).map(|slot| record(slot, 1, 10)).collect()));
+    opened.log.cut(Slot(10));
+    opened.log.close();
+    let connection = rusqlite::Connection::open(directory.path().join(store::FILE)).unwrap();
+    connection.execute("DELETE FROM records WHERE slot = 10", []).unwrap();
+    assert!(fails(directory.path(), 1).contains("damaged at slot 10: the record is missing"));
+    connection.execute("UPDATE meta SET value = substr(value, 2) WHERE key = 'base'", []).unwrap();
+    assert!(fails(directory.path(), 1).contains("damaged in its base"));
+}
+
+#[test]
+fn a_snapshot_begins_the_log_anew_and_takes_back_no_promise() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    write(&opened, &durable, batch(1, Some(9), (1..=10).map(|slot| record(slot, 2, 10)).collect()));
+    opened.log.close();
+    // Doing it again changes nothing.
+    for _ in 0..2 {
+        assert!(begin_at(directory.path(), &beginning(6, 3, 8, 4)));
+    }
+    let (opened, _) = open_at(directory.path());
+    assert_eq!((opened.base, opened.last, opened.promised), (Slot(6), Slot(10), ballot(9)));
+    assert_eq!((opened.ahead, opened.held), (Slot(8), Slot(4)));
+    assert_eq!(opened.configuration.as_ref().unwrap().epoch, Epoch(4));
+    let read = opened.reader.read(Slot(6), Slot(7), usize::MAX).unwrap();
+    assert_eq!(read, [record(6, 3, 10), record(7, 2, 10)]);
+    opened.log.close();
+    // An older configuration, and a record that stands at a higher ballot.
+    assert!(begin_at(directory.path(), &beginning(7, 1, 8, 3)));
+    let (opened, _) = open_at(directory.path());
+    assert_eq!(opened.configuration.as_ref().unwrap().epoch, Epoch(4));
+    assert_eq!(opened.reader.read(Slot(7), Slot(7), 0).unwrap(), [record(7, 2, 10)]);
+    opened.log.close();
+    // A log that begins further on has no use for it.
+    assert!(!begin_at(directory.path(), &beginning(5, 9, 8, 9)));
+    assert_eq!(open_at(directory.path()).0.base, Slot(7));
+}
+
+#[test]
+fn a_snapshot_may_lie_beyond_the_end_of_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    write(&opened, &durable, batch(1, None, (1..=10).map(|slot| record(slot, 2, 10)).collect()));
+    opened.log.close();
+    assert!(begin_at(directory.path(), &beginning(90, 3, 95, 0)));
+    let (opened, durable) = open_at(directory.path());
+    assert_eq!((opened.base, opened.last, rows(directory.path())), (Slot(90), Slot(90), vec![90]));
+    write(&opened, &durable, batch(1, None, vec![record(91, 3, 10)]));
+    assert_eq!(opened.reader.read(Slot(90), Slot(99), usize::MAX).unwrap().len(), 2);
+}
+
+#[test]
+fn what_is_due_to_be_cut_is_known_soon_after_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let (opened, durable) = open_at(directory.path());
+    write(&opened, &durable, batch(1, None, (1..=3_000).map(|slot| record(slot, 1, 68)).collect()));
+    opened.log.close();
+    let (opened, durable) = open_at(directory.path());
+    write(&opened, &durable, batch(1, None, (3_001..=4_500).map(|slot| record(slot, 1, 68)).collect()));
+    // The survey is made beside everything else.
+    while opened.reader.cut_due(0, 0).is_none() {
+        std::thread::yield_now();
+    }
+    assert_eq!(opened.reader.cut_due(u64::MAX, 0), None);
+    assert_eq!(opened.reader.cut_due(u64::MAX, 2_500), Some(Slot(2_001)), "stamps were read");
+    let due = opened.reader.cut_due(350_000, 0).unwrap();
+    assert!((Slot(1_001)..=Slot(3_001)).contains(&due), "{due}");
+    opened.log.cut(Slot(2_001));
+    write(&opened, &durable, batch(2, None, vec![record(4_501, 1, 68)]));
+    assert_eq!(opened.reader.cut_due(u64::MAX, 2_000), None);
+}

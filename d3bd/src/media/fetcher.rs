@@ -342,7 +342,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(super::super::serve(stream, store.clone()));
+                tokio::spawn(super::super::serve(stream, store.clone(), Arc::new(|_| ())));
             }
         });
         let connections = Arc::new(AtomicUsize::new(0));

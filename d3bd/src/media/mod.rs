@@ -9,6 +9,6 @@ mod stream;
 
 pub use fetcher::{Connect, FetchError, Fetcher};
 pub use prefetch::Prefetcher;
-pub use server::serve;
+pub use server::{OnServed, serve};
 pub use store::{BlobStore, BlobWriter, Collected, Kept};
 pub use stream::{blob_stream, file_stream};

@@ -1,6 +1,7 @@
 //! Serves blobs to peers: `GET /blobs/SHA256`, with `Range: bytes=FROM-`.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,11 +22,14 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
+/// Told of each blob that a peer asks for.
+pub type OnServed = Arc<dyn Fn(&Digest) + Send + Sync>;
+
 /// Answers the requests on a stream that a peer opened, until it closes it.
-pub async fn serve(stream: TcpStream, store: BlobStore) {
+pub async fn serve(stream: TcpStream, store: BlobStore, on_served: OnServed) {
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let store = store.clone();
-        async move { Ok::<_, Infallible>(answer(&request, store).await) }
+        let (store, on_served) = (store.clone(), Arc::clone(&on_served));
+        async move { Ok::<_, Infallible>(answer(&request, store, &*on_served).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -43,12 +47,17 @@ fn status(status: StatusCode) -> Response<Body> {
     response
 }
 
-async fn answer(request: &Request<hyper::body::Incoming>, store: BlobStore) -> Response<Body> {
+async fn answer(
+    request: &Request<hyper::body::Incoming>,
+    store: BlobStore,
+    on_served: &(dyn Fn(&Digest) + Send + Sync),
+) -> Response<Body> {
     if request.method() != Method::GET {
         return status(StatusCode::METHOD_NOT_ALLOWED);
     }
     let digest = request.uri().path().strip_prefix("/blobs/").and_then(|name| name.parse::<Digest>().ok());
     let Some(digest) = digest else { return status(StatusCode::NOT_FOUND) };
+    on_served(&digest);
     let opening = store.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let file = opening.open_file(&digest)?;

@@ -23,6 +23,9 @@ const PARTIAL: &str = "fetch-";
 /// How much of a blob is read at once to check it.
 const CHECK_BYTES: usize = 256 << 10;
 
+/// How much is hashed at once.
+const PIECE: usize = 1 << 20;
+
 /// The blobs of one replica; clones share it.
 #[derive(Debug, Clone)]
 pub struct BlobStore {
@@ -277,6 +280,54 @@ impl BlobStore {
             std::fs::rename(path, &place)?;
         }
         sync_directory(parent)
+    }
+
+    /// Takes in a complete, durable file of this file system, by moving it; it is kept as long as what is returned with it
+    /// lives. Asks `pace` with the bytes that were hashed since the last time.
+    ///
+    /// # Errors
+    /// It cannot be read or moved, or `pace` said so.
+    pub(crate) fn import(
+        &self,
+        path: &Path,
+        pace: &mut dyn FnMut(u64) -> io::Result<()>,
+    ) -> io::Result<(BlobReference, Kept)> {
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        let mut hasher = Hasher::new();
+        let mut piece = vec![0; PIECE];
+        loop {
+            let read = file.read(&mut piece)?;
+            if read == 0 {
+                break;
+            }
+            hasher.update(&piece[..read]);
+            pace(read as u64)?;
+        }
+        let size = hasher.length();
+        let digest = hasher.finish();
+        let kept = self.keep(&digest);
+        self.install(&file, path, &digest)?;
+        Ok((BlobReference { digest, size }, kept))
+    }
+
+    /// Moves a blob out of the store, durably; false where it is not here.
+    ///
+    /// # Errors
+    /// It cannot be moved, or a directory not be synced.
+    pub(crate) fn take_out(&self, digest: &Digest, to: &Path) -> io::Result<bool> {
+        let place = self.place(digest);
+        {
+            let _kept = self.shared.kept();
+            match std::fs::rename(&place, to) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !place.exists() => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        for path in [to, &place] {
+            sync_directory(path.parent().expect("a file lies in a directory"))?;
+        }
+        Ok(true)
     }
 
     /// Moves a fetched file into its place if it is what it should be; else it is removed.

@@ -499,7 +499,6 @@ impl<'p, M: Machine> World<'p, M> {
                 Ok(())
             }
             Effect::PersistQuarantine(reason) => Err(Violation(format!("{id} is quarantined: {reason}"))),
-            Effect::Rebuild => Err(Violation(format!("{id} is to be rebuilt, which nobody has asked for"))),
             Effect::CutLog(slot) => Err(Violation(format!("the log of {id} is to be cut below {slot}"))),
             Effect::FetchBlob { from, reference } => self.fetch(id, from, reference, true),
             Effect::WriteDone { ticket, result } => self.write_done(id, ticket, result),

@@ -96,6 +96,11 @@ impl Readers {
         self.pool.fence(id, problem);
     }
 
+    /// Why the engine does not serve this database, if so.
+    pub(crate) fn fenced(&self, id: DatabaseId) -> Option<String> {
+        self.pool.fenced(id)
+    }
+
     /// The engine has removed this database.
     pub(crate) fn forget(&self, id: DatabaseId) {
         self.pool.forget(id);

@@ -141,6 +141,10 @@ impl Pool {
         self.freed.notify_all();
     }
 
+    pub fn fenced(&self, id: DatabaseId) -> Option<String> {
+        self.lock().fenced.get(&id).cloned()
+    }
+
     pub fn forget(&self, id: DatabaseId) {
         let mut state = self.lock();
         state.fenced.remove(&id);

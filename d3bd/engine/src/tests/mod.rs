@@ -10,6 +10,7 @@ mod operations;
 mod planted;
 mod sameness;
 mod scrub;
+mod snapshot;
 
 use std::collections::HashMap;
 use std::fs;

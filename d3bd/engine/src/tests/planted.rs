@@ -36,6 +36,9 @@ fn finder(planted: Planted) -> &'static str {
         }
         Planted::StepsOfKeptStatements => "tests::hostile::a_statement_that_is_kept_prepared_counts_from_the_beginning",
         Planted::GreatestRowidAllowed => "tests::operations::a_full_sequence_is_an_outcome",
+        Planted::DroppedFilesRemovedUnderSnapshot
+        | Planted::MarkOfSnapshotLeftAsItIs
+        | Planted::SchemaVersionOfCopyChanged => "tests::snapshot::whoever_takes_a_snapshot_over",
         Planted::RefusalsNotKept => "tests::keys::a_refusal_is_stored_as_well",
     }
 }
@@ -48,6 +51,7 @@ const LAYERS: &[&str] = &[
     "tests::operations",
     "tests::catalogue",
     "tests::hostile",
+    "tests::snapshot",
     "tests::generated",
 ];
 
