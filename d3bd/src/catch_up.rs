@@ -158,6 +158,7 @@ impl Fetching {
     }
 
     async fn fetch(&self, from: ReplicaId, manifest: BlobReference) -> Result<Slot, String> {
+        let _kept = self.blobs.keep(&manifest.digest);
         self.fetcher.fetch(manifest, &[from]).await.map_err(|error| error.to_string())?;
         let (data_dir, blobs) = (self.data_dir.clone(), self.blobs.clone());
         let mut staging = blocking(move || Staging::begin(&data_dir, &manifest, &blobs)).await?;
@@ -168,6 +169,7 @@ impl Fetching {
             let here = of.saturating_sub(missing.iter().map(|file| file.size).sum());
             drop(self.events.try_send(Event::SnapshotProgress { manifest: manifest.digest, here, of }));
             let Some(file) = missing.first().copied() else { break };
+            let _kept = self.blobs.keep(&file.digest);
             self.fetch_file(file, from, (manifest.digest, here, of)).await?;
             let blobs = self.blobs.clone();
             staging = blocking(move || staging.stage(&file.digest, &blobs).map(|()| staging)).await?;

@@ -4,7 +4,8 @@
 //! * [`log`] keeps the Paxos log on disk, [`peer`] talks to the other replicas, [`media`] keeps and moves blobs;
 //! * [`snapshot`] takes a replica past what no log holds any more;
 //! * [`http`] answers clients through [`handle`]; [`schema`] is the service for whole databases;
-//! * [`config`] and [`cli`] are what people say when they start it; [`demo`] is a cluster to play with.
+//! * [`config`] and [`cli`] are what people say when they start it; [`demo`] is a cluster to play with;
+//! * [`recover`] makes a new cluster of what is left of one.
 
 mod applier;
 mod catch_up;
@@ -23,6 +24,7 @@ pub mod media;
 pub mod offline;
 pub mod peer;
 mod quarantine;
+pub mod recover;
 pub mod run;
 pub mod schema;
 mod scrub;

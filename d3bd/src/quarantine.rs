@@ -35,7 +35,7 @@ pub(crate) fn write(data_dir: &Path, reason: &str) -> io::Result<()> {
     File::open(data_dir)?.sync_all()
 }
 
-/// Ends the quarantine, durably.
+/// Lets the replica of this directory take part again, durably.
 ///
 /// # Errors
 /// Whatever the disk says.
@@ -59,5 +59,8 @@ mod tests {
         assert_eq!(read(directory.path()).unwrap().as_deref(), Some("it differs"));
         std::fs::write(place(directory.path()), b"").unwrap();
         assert_eq!(read(directory.path()).unwrap().as_deref(), Some(""), "a torn one counts as well");
+        remove(directory.path()).unwrap();
+        remove(directory.path()).unwrap();
+        assert_eq!(read(directory.path()).unwrap(), None);
     }
 }

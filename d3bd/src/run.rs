@@ -727,6 +727,10 @@ impl Executor {
             Effect::Connect(configuration) => {
                 self.peers.connect_with(&crate::join::addresses(&configuration));
             }
+            Effect::StartOver(configuration) => match self.log.persist_configuration(&configuration) {
+                Ok(()) => self.stop.ask_again(),
+                Err(error) => self.stop.fatal(format!("the configuration cannot be written: {error}")),
+            },
             Effect::TakeSnapshot { to, configuration } => {
                 if self.orders.try_send(Order { to, configuration }).is_err() {
                     let result = Err("too many ask for snapshots".to_owned());

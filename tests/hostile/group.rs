@@ -219,6 +219,7 @@ impl Group {
             }
             Effect::FetchBlob { .. }
             | Effect::CutLog(_)
+            | Effect::StartOver(_)
             | Effect::WriteDone { .. }
             | Effect::ReadDone { .. }
             | Effect::Connect(_)

@@ -215,6 +215,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         let configuration = replica.configuration();
         status.cluster = Some(configuration.cluster);
         status.epoch = configuration.epoch;
+        if let Some(reason) = &self.removed {
+            status.phase = Phase::Outcast { reason: reason.clone() };
+        }
         status.leader = core.leader;
         status.ballot = core.promised;
         status.commit = core.commit;

@@ -12,6 +12,7 @@ mod check;
 mod directory;
 mod extent;
 mod reader;
+mod recovery;
 mod store;
 mod writer;
 
@@ -23,6 +24,7 @@ use d3b_paxos::types::{Ballot, Configuration, PersistId};
 
 pub use check::Checked;
 pub use reader::LogReader;
+pub use recovery::Survivor;
 pub use store::Beginning;
 pub use writer::Log;
 

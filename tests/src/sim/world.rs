@@ -504,6 +504,7 @@ impl<'p, M: Machine> World<'p, M> {
             Effect::Connect(_) => Ok(()),
             // Nothing here asks for a cut, for other members or for a snapshot yet, and nothing is quarantined.
             Effect::CutLog(_)
+            | Effect::StartOver(_)
             | Effect::TakeSnapshot { .. }
             | Effect::FetchSnapshot { .. }
             | Effect::InstallSnapshot { .. }
