@@ -349,8 +349,61 @@ pub struct LogTail {
 pub enum Cluster {
     /// Members, leader, and how far each replica is
     Status,
+    /// The same as status
+    Members,
+    /// Add a replica that was started on a fresh disk, and wait until it votes
+    Add(ClusterAdd),
+    /// Remove a replica for good
+    Remove(ClusterMember),
+    /// Add a replica in place of another one, which is removed when the new one votes
+    Replace(ClusterReplace),
+    /// Hand the leadership over
+    Transfer(ClusterTransfer),
+    /// Whether every replica holds the same, as each of them sees it
+    Verify,
     /// Make quarantined replicas anew from a healthy one
     Rebuild,
+}
+
+/// A replica that is to be added.
+#[derive(Debug, Args)]
+pub struct ClusterAdd {
+    /// Its id, which no replica ever had
+    #[arg(value_name = "ID")]
+    pub id: u32,
+    /// Where it serves HTTP
+    #[arg(value_name = "URL")]
+    pub url: String,
+}
+
+/// A replica.
+#[derive(Debug, Args)]
+pub struct ClusterMember {
+    /// Its id
+    #[arg(value_name = "ID")]
+    pub id: u32,
+}
+
+/// Who takes whose place.
+#[derive(Debug, Args)]
+pub struct ClusterReplace {
+    /// The replica that goes
+    #[arg(value_name = "OLD")]
+    pub old: u32,
+    /// The id of the one that comes, which no replica ever had
+    #[arg(value_name = "NEW")]
+    pub new: u32,
+    /// Where that one serves HTTP
+    #[arg(value_name = "URL")]
+    pub url: String,
+}
+
+/// Who is to lead.
+#[derive(Debug, Args)]
+pub struct ClusterTransfer {
+    /// The replica; whoever is best placed if absent
+    #[arg(value_name = "ID")]
+    pub id: Option<u32>,
 }
 
 /// What to wait for.

@@ -129,6 +129,9 @@ pub enum UsageError {
     /// `--batch`.
     #[error("--batch: {0}")]
     Batch(String),
+    /// A replica that is not what it should be.
+    #[error("{0}")]
+    Replica(String),
     /// Nobody can be asked.
     #[error("this deletes {0}, and nobody can be asked whether that is meant")]
     NeedsYes(String),
@@ -263,6 +266,7 @@ impl UsageError {
             UsageError::NeedsYes(_) => "--yes says that it is meant",
             UsageError::Argument { .. } => "text:TEXT passes anything as text",
             UsageError::LevelWithoutSlot => "a write's answer tells its slot",
+            UsageError::Replica(_) => "start the new replica first: d3bd --id ID --join URL of any member",
             UsageError::Endpoint(_)
             | UsageError::Key(_)
             | UsageError::SlotWithoutLevel

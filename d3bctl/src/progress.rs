@@ -68,6 +68,11 @@ impl Progress {
         shown(settings, None, "{spinner} {msg} ({elapsed})", what.into())
     }
 
+    /// Says what is going on.
+    pub fn say(&self, what: impl Into<String>) {
+        self.bar.set_message(what.into());
+    }
+
     /// Sets how far it is.
     pub fn set(&self, position: u64) {
         self.bar.set_position(position);

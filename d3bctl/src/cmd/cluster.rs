@@ -52,6 +52,7 @@ fn head(cluster: &ClusterInfo, output: &mut Output) -> Result<(), CliError> {
         ("leader", text(leader)),
         ("ballot", text(&cluster.ballot)),
         ("commit", number(cluster.commit)),
+        ("epoch", number(cluster.epoch)),
         ("seen by", text(format!("replica {}, {}", cluster.replica, cluster.state))),
     ];
     output.object(&[], fields)?;
@@ -64,6 +65,7 @@ const COLUMNS: &[Column<(ReplicaInfo, bool)>] = &[
     ("reachable", |(replica, _)| yes_or_no(replica.reachable)),
     ("applied", |(replica, _)| optional(replica.applied, number)),
     ("lag", |(replica, _)| optional(replica.lag, number)),
+    ("files missing", |(replica, _)| optional(replica.files_missing.filter(|files| *files > 0), number)),
     ("http", |(replica, _)| optional(replica.http.as_deref(), text)),
     ("peer", |(replica, _)| text(&replica.peer)),
 ];

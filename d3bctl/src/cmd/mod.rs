@@ -5,6 +5,7 @@ mod completion;
 mod database;
 mod log;
 mod media;
+mod members;
 mod query;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -36,7 +37,14 @@ pub fn run(command: &Command, session: &Session, output: &mut Output) -> Result<
         Command::Log(Log::Show(arguments)) => log::show(arguments.number, session, output),
         Command::Log(Log::Tail(arguments)) => log::tail(arguments, session, output),
         Command::Log(Log::Status) => log::status(session, output),
-        Command::Cluster(Cluster::Status) => cluster::members(session, output),
+        Command::Cluster(Cluster::Status | Cluster::Members) => cluster::members(session, output),
+        Command::Cluster(Cluster::Add(arguments)) => members::add(arguments.id, &arguments.url, None, session, output),
+        Command::Cluster(Cluster::Replace(arguments)) => {
+            members::add(arguments.new, &arguments.url, Some(arguments.old), session, output)
+        }
+        Command::Cluster(Cluster::Remove(arguments)) => members::remove(arguments.id, session, output),
+        Command::Cluster(Cluster::Transfer(arguments)) => members::transfer(arguments.id, session, output),
+        Command::Cluster(Cluster::Verify) => members::verify(session, output),
         Command::Cluster(Cluster::Rebuild) => cluster::rebuild(session, output),
         Command::Status => cluster::status(session, output),
         Command::Wait(arguments) => cluster::wait(arguments.condition, session),

@@ -367,20 +367,22 @@ impl<S: Storage> Replica<S> {
                 break;
             }
         }
+        let changing = core.acceptor.is_changing();
+        let end = if changing { core.acceptor.upto() } else { core.acceptor.upto().next() };
+        for id in core.peers() {
+            let peer = match promisers.get(&id) {
+                Some((commit, clock_ms, _)) => Peer::known(*commit, *clock_ms, now),
+                None => Peer::unknown(end.next(), core.configuration.votes(id), now),
+            };
+            leader.peers.insert(id, peer);
+        }
         // Behind a configuration nothing is proposed at this ballot, so the barrier is the next one's. This leader confirms
         // no reads: if the configuration was chosen before, its own majority may have answered what lies behind.
-        leader.barrier = if core.acceptor.is_changing() {
+        leader.barrier = if changing {
             core.acceptor.upto().next()
         } else {
             leader.append_new(core, Payload::Noop, 0)
         };
-        for id in core.peers() {
-            let peer = match promisers.get(&id) {
-                Some((commit, clock_ms, _)) => Peer::known(*commit, *clock_ms, now),
-                None => Peer::unknown(core.acceptor.upto().next(), core.configuration.votes(id), now),
-            };
-            leader.peers.insert(id, peer);
-        }
         if core.acceptor.mutation.breaks(Planted::CommitAcrossBallots) {
             for (id, (_, _, last)) in &promisers {
                 leader.peers.get_mut(id).expect("promisers are peers").upto = *last;

@@ -1,7 +1,7 @@
 //! What people, and the parts of the daemon around the driver, may want to know of it.
 
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
-use d3b_paxos::types::{Ballot, Epoch, Ticks};
+use d3b_paxos::types::{Ballot, Configuration, Epoch, Ticks};
 use d3b_paxos::{Replica, Storage};
 
 use super::quarantine::Quarantine;
@@ -114,6 +114,14 @@ pub struct DriverStatus {
 }
 
 impl DriverStatus {
+    fn set_configuration(&mut self, configuration: &Configuration) {
+        self.cluster = Some(configuration.cluster);
+        self.epoch = configuration.epoch;
+        self.configured_at = configuration.slot;
+        self.next_id = configuration.next_id;
+        self.execution = configuration.execution;
+    }
+
     /// Whether a replica is a member that votes.
     #[must_use]
     pub fn votes_here(&self, id: ReplicaId) -> bool {
@@ -193,11 +201,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Stage::Quarantined(quarantine) => {
                 let Quarantine { reason, configuration } = &**quarantine;
                 status.phase = Phase::Quarantined { reason: reason.clone() };
-                status.cluster = Some(configuration.cluster);
-                status.epoch = configuration.epoch;
-                status.configured_at = configuration.slot;
-                status.next_id = configuration.next_id;
-                status.execution = configuration.execution;
+                status.set_configuration(configuration);
                 let members = configuration.members.iter().map(|(id, member)| self.member(*id, &member.peer));
                 status.members = members.collect();
             }
@@ -213,8 +217,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             d3b_paxos::Role::Leader => Phase::Leader,
         };
         let configuration = replica.configuration();
-        status.cluster = Some(configuration.cluster);
-        status.epoch = configuration.epoch;
+        status.set_configuration(configuration);
         if let Some(reason) = &self.removed {
             status.phase = Phase::Outcast { reason: reason.clone() };
         }
