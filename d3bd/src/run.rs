@@ -551,8 +551,8 @@ async fn serve(
     crate::supervisor::ready();
     signals.wait_for_stop(stop, &status).await;
     crate::supervisor::stopping();
-    tracing::info!("stopping: handing over, then draining");
     if !stop.is_again() {
+        tracing::info!("stopping: handing over, then draining");
         hand_over(settings.id, events, status).await;
     }
     let _ = draining.send(true);

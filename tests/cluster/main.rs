@@ -14,5 +14,6 @@ mod hostile_peer;
 mod large;
 mod lifecycle;
 mod media;
+mod membership;
 mod repair;
 mod schema;

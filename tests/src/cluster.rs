@@ -128,6 +128,8 @@ pub struct Cluster {
     directory: Option<tempfile::TempDir>,
     /// For requests of the test itself.
     pub http: Http,
+    /// The flags that every replica has.
+    flags: Vec<String>,
     _permit: Permit,
 }
 
@@ -176,7 +178,57 @@ impl Cluster {
             (*id, Replica::new(*id, *http, flags, options.host(*id).cloned(), directory.path()))
         });
         let replicas = replicas.collect();
-        Cluster { replicas, directory: Some(directory), http: Http::new(), _permit: permit }
+        Cluster { replicas, directory: Some(directory), http: Http::new(), flags: options.flags, _permit: permit }
+    }
+
+    /// Starts a fresh replica on loopback that asks to join, and gives its id; it need not be a member yet.
+    pub fn join(&mut self) -> u32 {
+        let id = self.replicas.keys().next_back().map_or(1, |last| last + 1);
+        let at = self.replica(self.live()[0]).url("");
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let (http, peer) = ((loopback, free_port()), (loopback, free_port()));
+        let mut flags = vec!["--join".to_owned(), at, "--peer-listen".to_owned(), SocketAddr::from(peer).to_string()];
+        flags.extend(self.flags.iter().cloned());
+        let mut replica = Replica::new(id, http.into(), flags, None, self.directory());
+        replica.start();
+        self.replicas.insert(id, replica);
+        id
+    }
+
+    /// Starts a fresh replica on loopback that knows the others and waits to be added; gives its id.
+    pub fn prepare_spare(&mut self) -> u32 {
+        let id = self.replicas.keys().next_back().map_or(1, |last| last + 1);
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let (http, peer) = ((loopback, free_port()), SocketAddr::from((loopback, free_port())));
+        let seen = self.replica(self.live()[0]).cluster_info();
+        let mut all: Vec<String> = seen.replicas.iter().map(|other| format!("{}={}", other.id, other.peer)).collect();
+        all.push(format!("{id}={peer}"));
+        let mut flags = vec!["--replicas".to_owned(), all.join(","), "--peer-listen".to_owned(), peer.to_string()];
+        flags.extend(self.flags.iter().cloned());
+        let mut replica = Replica::new(id, http.into(), flags, None, self.directory());
+        replica.start();
+        let url = replica.url("/livez");
+        wait_until(&format!("replica {id} listens"), PATIENCE, || {
+            self.http.try_send("GET", &url, &[], ureq::SendBody::none()).is_ok_and(|answer| answer.status == 200)
+        });
+        self.replicas.insert(id, replica);
+        id
+    }
+
+    /// Waits until a replica votes, as another one sees it.
+    #[track_caller]
+    pub fn wait_until_votes(&self, id: u32, seen_by: u32) {
+        wait_until(&format!("replica {id} votes"), PATIENCE, || {
+            let seen = self.replica(seen_by).cluster_info();
+            seen.replicas.iter().any(|replica| replica.id == id && replica.role == "voter")
+        });
+    }
+
+    /// Ends a replica for good, which is no member any more.
+    pub fn forget(&mut self, id: u32) {
+        if let Some(mut replica) = self.replicas.remove(&id) {
+            replica.kill();
+        }
     }
 
     /// Where everything of this cluster is.

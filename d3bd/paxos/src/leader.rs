@@ -378,11 +378,7 @@ impl<S: Storage> Replica<S> {
         }
         // Behind a configuration nothing is proposed at this ballot, so the barrier is the next one's. This leader confirms
         // no reads: if the configuration was chosen before, its own majority may have answered what lies behind.
-        leader.barrier = if changing {
-            core.acceptor.upto().next()
-        } else {
-            leader.append_new(core, Payload::Noop, 0)
-        };
+        leader.barrier = if changing { core.acceptor.upto().next() } else { leader.append_new(core, Payload::Noop, 0) };
         if core.acceptor.mutation.breaks(Planted::CommitAcrossBallots) {
             for (id, (_, _, last)) in &promisers {
                 leader.peers.get_mut(id).expect("promisers are peers").upto = *last;

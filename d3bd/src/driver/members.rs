@@ -217,6 +217,14 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     fn check_change(&self, change: &Change) -> Result<(), MemberFailure> {
         let Some(replica) = self.replica() else { return Err(MemberFailure::NoLeader) };
         let configuration = replica.configuration();
+        let next = configuration.changed(change, Slot::ZERO).map_err(MemberFailure::Refused)?;
+        let reachable = next.voters().filter(|id| *id == self.me() || self.is_reachable(*id)).count();
+        let (voters, needed) = (next.voters().count(), next.majority());
+        // Adding a learner asks nobody for a vote more than before.
+        let votes_change = !matches!(change, Change::Add { .. } | Change::Execution { .. });
+        if votes_change && reachable < needed {
+            return Err(MemberFailure::Quorum { reachable, voters, needed });
+        }
         let leaving = match change {
             Change::Remove { id } => Some(*id),
             Change::Add { replaces, .. } => *replaces,
@@ -228,14 +236,6 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             if let Some(id) = staying.find(|id| !self.members.about.contains_key(id)) {
                 return Err(MemberFailure::Version(*id));
             }
-        }
-        let next = configuration.changed(change, Slot::ZERO).map_err(MemberFailure::Refused)?;
-        let reachable = next.voters().filter(|id| *id == self.me() || self.is_reachable(*id)).count();
-        let (voters, needed) = (next.voters().count(), next.majority());
-        // Adding a learner asks nobody for a vote more than before.
-        let votes_change = !matches!(change, Change::Add { .. } | Change::Execution { .. });
-        if votes_change && reachable < needed {
-            return Err(MemberFailure::Quorum { reachable, voters, needed });
         }
         Ok(())
     }
