@@ -2,26 +2,27 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use d3b::{BlobReference, Digest, ReplicaId, Slot};
+use d3b::{BlobReference, Digest, Slot};
 use d3b_engine::{Applied, Engine, LogEntry, command};
 use d3b_paxos::Storage;
 use d3b_paxos::types::{Payload, Record};
 use tokio::sync::watch;
 
+use crate::catch_up::{Order, Taker};
 use crate::driver::{ApplyReport, DriverStatus, Event, Process};
 use crate::entries::{Needed, blob_of, log_entry};
 use crate::log::LogReader;
-use crate::media::{BlobStore, Fetcher, Prefetcher};
+use crate::media::{BlobStore, Fetcher, Prefetcher, Sources};
 use crate::run::{Clock, Stop};
 use crate::scrub::Damage;
 use crate::snapshot::Offer;
-use crate::taker::{self, Begun};
 
 /// How many bytes of entries are applied in one go.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -40,6 +41,16 @@ const SCAN_BYTES: usize = 32 << 20;
 /// After a sweep there is none for so many times as long as it took.
 const SWEEP_PAUSE: u32 = 20;
 
+/// What is known of the files that this replica should hold and does not.
+#[derive(Debug)]
+pub(crate) struct Wanting {
+    pub(crate) data_dir: PathBuf,
+    /// Whether they are to be looked up.
+    pub(crate) look_up: bool,
+    pub(crate) look_after: Instant,
+    pub(crate) told: Option<u64>,
+}
+
 /// How much of the log is kept, roughly: whichever is reached first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retain {
@@ -56,10 +67,15 @@ pub(crate) struct Applier {
     pub(crate) prefetcher: Prefetcher,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) process: Process,
-    pub(crate) others: Vec<ReplicaId>,
+    /// The other members, those first that are heard from.
+    pub(crate) sources: Sources,
+    /// Peers that want snapshots.
+    pub(crate) orders: Receiver<Order>,
+    pub(crate) taker: Taker,
+    /// Which files this replica should hold is to be looked up, and whether they are here.
+    pub(crate) wanting: Wanting,
     pub(crate) grace: Duration,
     pub(crate) offer: Offer,
-    pub(crate) snapshots: Receiver<taker::Answer>,
     pub(crate) retain: Retain,
     pub(crate) clock: Clock,
     pub(crate) applied: watch::Sender<Slot>,
@@ -149,6 +165,9 @@ impl Applier {
             upkeep.deleted_at = Some(record.slot);
         }
         self.applied.send_replace(applied);
+        for record in records.iter().filter(|record| record.slot <= applied) {
+            self.taker.applied(record);
+        }
         self.prefetch(records, applied);
         self.report(applied, progress.applied, applied >= end);
         if let Some((slot, reference)) = progress.needs_blob {
@@ -166,7 +185,7 @@ impl Applier {
     /// Gets a database's file that an entry cannot be applied without; tries until it is here or the process stops.
     fn fetch(&self, slot: Slot, reference: BlobReference) {
         let fetched = async {
-            while let Err(error) = self.fetcher.fetch(reference, &self.others).await {
+            while let Err(error) = self.fetcher.fetch(reference, &(self.sources)()).await {
                 tracing::warn!(%slot, digest = %reference.digest, %error, "a file that is needed cannot be fetched yet");
                 tokio::time::sleep(FETCH_RETRY).await;
             }
@@ -200,9 +219,10 @@ impl Applier {
         while let Ok((database, problem)) = self.damages.try_recv() {
             self.engine.set_damaged(database, problem).map_err(|fatal| describe(&fatal))?;
         }
-        if let Ok(answer) = self.snapshots.try_recv() {
-            self.begin_snapshot(&answer, upkeep)?;
+        while let Ok(order) = self.orders.try_recv() {
+            self.taker.take(order, &mut self.engine).map_err(|fatal| describe(&fatal))?;
         }
+        self.look_for_files()?;
         let dirty = self.engine.applied() > upkeep.durable;
         if dirty && upkeep.checkpointed.elapsed() >= CHECKPOINT_INTERVAL {
             self.checkpoint(upkeep)?;
@@ -221,16 +241,39 @@ impl Applier {
         Ok(())
     }
 
-    fn begin_snapshot(&mut self, answer: &taker::Answer, upkeep: &mut Upkeep) -> Result<(), String> {
-        let source = self.engine.begin_snapshot().map_err(|fatal| describe(&fatal))?;
-        self.note_checkpoint(source.slot(), upkeep);
-        // No cut is asked for before this is known, and none that was passes the mark.
-        let reserved = self.offer.reserve(source.slot());
-        let records = self.log.read(source.slot(), source.slot(), 0).map_err(|error| error.to_string())?;
-        match records.into_iter().next() {
-            // Whoever asked may have gone.
-            Some(record) => drop(answer.try_send(Begun { source, record, reserved })),
-            None => tracing::debug!("there is nothing to take a snapshot of"),
+    /// Tells the driver how many files are missing here. Behind a snapshot, and where this replica only learns, all of them
+    /// are looked up; else those that wait to be fetched are known.
+    fn look_for_files(&mut self) -> Result<(), String> {
+        let waiting = self.prefetcher.waiting();
+        if !self.wanting.look_up {
+            return self.tell_wanting(waiting);
+        }
+        if Instant::now() < self.wanting.look_after {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let mut missing = 0;
+        let (blobs, prefetcher) = (&self.blobs, &self.prefetcher);
+        let mut look = |reference: BlobReference| {
+            if !blobs.contains(&reference.digest) {
+                missing += 1;
+                prefetcher.want(reference);
+            }
+        };
+        self.engine.media(&mut look).map_err(|fatal| describe(&fatal))?;
+        if missing == 0 && self.status.borrow().votes_here(self.process.replica) {
+            crate::snapshot::media_is_complete(&self.wanting.data_dir).map_err(|error| error.to_string())?;
+            self.wanting.look_up = false;
+        }
+        self.wanting.look_after = began + began.elapsed() * SWEEP_PAUSE;
+        self.tell_wanting(missing)
+    }
+
+    fn tell_wanting(&mut self, files: u64) -> Result<(), String> {
+        if self.wanting.told != Some(files) {
+            self.wanting.told = Some(files);
+            // The driver only goes away when the process ends.
+            drop(self.events.send(Event::Wanting(Some(files))));
         }
         Ok(())
     }
@@ -250,15 +293,10 @@ impl Applier {
     }
 
     fn checkpoint(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {
-        let durable = self.engine.checkpoint().map_err(|fatal| describe(&fatal))?;
-        self.note_checkpoint(durable, upkeep);
-        Ok(())
-    }
-
-    fn note_checkpoint(&self, durable: Slot, upkeep: &mut Upkeep) {
-        upkeep.durable = durable;
-        self.durable.store(durable.0, Ordering::Release);
+        upkeep.durable = self.engine.checkpoint().map_err(|fatal| describe(&fatal))?;
+        self.durable.store(upkeep.durable.0, Ordering::Release);
         upkeep.checkpointed = Instant::now();
+        Ok(())
     }
 
     /// Drops blobs that nothing refers to: no media row of a database, and no entry that may be applied (again), be it
@@ -309,10 +347,8 @@ impl Applier {
     /// Every other member has applied everything up to here, as far as they have said.
     fn applied_everywhere(&self) -> Slot {
         let status = Arc::clone(&self.status.borrow());
-        let others = self.others.iter().map(|id| {
-            let told = status.members.iter().find(|member| member.id == *id).and_then(|member| member.applied);
-            told.unwrap_or(Slot::ZERO)
-        });
+        let others = status.members.iter().filter(|member| member.id != self.process.replica);
+        let others = others.map(|member| member.applied.unwrap_or(Slot::ZERO));
         others.min().unwrap_or(Slot(u64::MAX))
     }
 }
@@ -392,7 +428,7 @@ pub(crate) fn describe(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use d3b::{CatalogueChange, DatabaseName, IdempotencyKey, InsertMode, KeyedOperation, Operation};
+    use d3b::{CatalogueChange, DatabaseName, IdempotencyKey, InsertMode, KeyedOperation, Operation, ReplicaId};
     use d3b_engine::command::{Command, Origin};
     use d3b_paxos::StorageError;
     use d3b_paxos::types::{Ballot, Entry, Stamp};

@@ -32,6 +32,19 @@ pub enum Command {
     PrintConfig(Flags),
     /// Read the log of a data directory, also while its replica is stopped
     Log(LogArguments),
+    /// Make a new cluster of one surviving replica, when a majority of its cluster is gone for good
+    Recover(RecoverArguments),
+}
+
+/// Which replica has survived.
+#[derive(Debug, clap::Args)]
+pub struct RecoverArguments {
+    /// Do not ask whether it is meant
+    #[arg(short, long)]
+    pub yes: bool,
+    /// Settings: --data-dir, or what it is made from.
+    #[command(flatten)]
+    pub flags: Flags,
 }
 
 /// What to read of the log.

@@ -37,6 +37,9 @@ pub struct Flags {
     /// Every replica of the cluster with its peer address, this one included
     #[arg(long, value_name = "ID=ADDR:PORT,...")]
     pub replicas: Option<String>,
+    /// URL of any replica of a running cluster that this one is to join
+    #[arg(long, value_name = "URL")]
+    pub join: Option<String>,
     /// File with the secret that the cluster's replicas share
     #[arg(long, value_name = "FILE")]
     pub cluster_key_file: Option<String>,
@@ -200,6 +203,7 @@ settings! {
     "http.hosts", "--hosts", "", "Names by which HTTP clients may address this server, besides addresses and localhost.";
     "peer.listen", "--peer-listen", "127.0.0.1:8124", "Address for the other replicas.";
     "peer.replicas", "--replicas", "", "Every replica of the cluster with its peer address, this one included.";
+    "peer.join", "--join", "", "URL of any replica of a running cluster that this one is to join.";
     "peer.key_file", "--cluster-key-file", "", "File with the secret that the cluster's replicas share.";
     "paxos.heartbeat", "--heartbeat", "50ms", "How often a leader makes itself heard.";
     "paxos.election_timeout", "--election-timeout", "300ms",
@@ -222,6 +226,10 @@ settings! {
 pub struct Settings {
     /// This replica.
     pub id: ReplicaId,
+    /// Whether somebody has named it, so that it is not just the default.
+    pub id_given: bool,
+    /// Any replica of the cluster that it is to join.
+    pub join: Option<String>,
     /// Its directory.
     pub data_dir: PathBuf,
     /// HTTP.
@@ -310,6 +318,10 @@ impl Merged {
         &self.values.get(key).expect("every setting has a value").0
     }
 
+    fn is_given(&self, key: &'static str) -> bool {
+        !matches!(self.values.get(key), Some((_, Source::Default)) | None)
+    }
+
     fn parse<T, E: fmt::Display>(
         &self,
         key: &'static str,
@@ -342,6 +354,8 @@ impl Merged {
             listen_unix: (!self.get("http.listen_unix").is_empty()).then(|| self.get("http.listen_unix").into()),
             hosts: list(self.get("http.hosts")),
             peer_listen,
+            id_given: self.is_given("replica.id"),
+            join: Some(self.get("peer.join").trim().trim_end_matches('/').to_owned()).filter(|url| !url.is_empty()),
             replicas,
             cluster_key: self.parse("peer.key_file", read_key)?,
             heartbeat: self.parse("paxos.heartbeat", parse_duration)?,
@@ -397,6 +411,7 @@ fn flag_values(flags: &Flags) -> Vec<(&'static str, String)> {
         ("http.hosts", &flags.hosts),
         ("peer.listen", &flags.peer_listen),
         ("peer.replicas", &flags.replicas),
+        ("peer.join", &flags.join),
         ("peer.key_file", &flags.cluster_key_file),
         ("paxos.heartbeat", &flags.heartbeat),
         ("paxos.election_timeout", &flags.election_timeout),
@@ -458,6 +473,7 @@ struct HttpSection {
 struct PeerSection {
     listen: Option<String>,
     replicas: Option<Vec<String>>,
+    join: Option<String>,
     key_file: Option<String>,
 }
 
@@ -513,6 +529,7 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
         ("http.hosts", file.http.hosts.map(|hosts| hosts.join(","))),
         ("peer.listen", file.peer.listen),
         ("peer.replicas", file.peer.replicas.map(|replicas| replicas.join(","))),
+        ("peer.join", file.peer.join),
         ("peer.key_file", file.peer.key_file),
         ("paxos.heartbeat", file.paxos.heartbeat),
         ("paxos.election_timeout", file.paxos.election_timeout),
@@ -536,14 +553,19 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8055 or [::1]:8055".to_owned())
 }
 
+/// Whether a text is HOST:PORT.
+pub(crate) fn is_address(text: &str) -> bool {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && text.len() < 256);
+    matches!(port.map(|(_, port)| port.parse::<u16>()), Some(Ok(port)) if port > 0)
+}
+
 fn parse_replicas(text: &str) -> Result<BTreeMap<ReplicaId, String>, String> {
     let mut replicas = BTreeMap::new();
     for part in list(text) {
         let (id, address) = part.split_once('=').ok_or_else(|| format!("{part:?} must be ID=ADDR:PORT"))?;
         let id: ReplicaId = id.trim().parse().map_err(|error: d3b::InvalidId| error.to_string())?;
         let address = address.trim();
-        let port = address.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-        if !matches!(port, Some(Ok(port)) if port > 0) {
+        if !is_address(address) {
             return Err(format!("{address:?} must be HOST:PORT"));
         }
         if replicas.insert(id, address.to_owned()).is_some() {
@@ -619,7 +641,7 @@ fn check_filter(text: &str) -> Result<String, String> {
 
 fn check(settings: &Settings, insecure: bool) -> Result<(), ConfigError> {
     let conflict = |problem: String, hint: &str| Err(ConfigError::Conflict { problem, hint: hint.to_owned() });
-    if !settings.replicas.contains_key(&settings.id) {
+    if !settings.replicas.contains_key(&settings.id) && settings.join.is_none() {
         return conflict(
             format!("this is replica {}, and --replicas does not name it", settings.id),
             "--replicas names every replica of the cluster, this one included",
@@ -753,7 +775,7 @@ mod tests {
     #[test]
     fn every_key_of_the_file_is_a_setting_and_every_setting_a_key_of_the_file() {
         let text = "[replica]\nid=1\ndata_dir='d'\n[http]\nlisten='127.0.0.1:1'\nlisten_unix='u'\nhosts=['h']\n\
-                    [peer]\nlisten='127.0.0.1:2'\nreplicas=['1=127.0.0.1:2']\nkey_file='k'\n\
+                    [peer]\nlisten='127.0.0.1:2'\nreplicas=['1=127.0.0.1:2']\njoin='u'\nkey_file='k'\n\
                     [paxos]\nheartbeat='1ms'\nelection_timeout='9ms'\n[limits]\nupload_max='1'\n\
                      [blobs]\ngrace='1s'\n[repair]\nauto=false\nscrub_bytes_per_second='0'\n\
                      [log]\nlevel='info'\nretain_bytes='1'\nretain_age='1h'\n[security]\ninsecure=true";

@@ -1,6 +1,7 @@
 //! What the HTTP routes and the schema service see of the daemon: requests in the vocabulary of the `d3b` crate, and
 //! nothing of ballots, SQLite or sockets.
 
+mod members;
 mod upload;
 mod waiting;
 
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use d3b::api::{
-    ClusterInfo, DatabaseInfo, DatabaseList, LogEntry, LogPage, MediaInfo, MediaList, ReplicaInfo, RequestOutcome,
-    Schema, Version,
+    CatchingUp, ClusterInfo, DatabaseInfo, DatabaseList, LogEntry, LogPage, MediaInfo, MediaList, ReplicaInfo,
+    RequestOutcome, Schema, Version,
 };
 use d3b::operation::KeyedOperation;
 use d3b::{
@@ -636,10 +637,12 @@ impl Handle {
             let me = member.id == parts.replica;
             let applied = if me { Some(status.applied) } else { member.applied };
             ReplicaInfo {
+                replaces: member.replaces.map(|id| id.0),
+                files_missing: member.wanting,
                 id: member.id.0,
                 http: if me { Some(parts.http_address.clone()) } else { parts.peers.http_of(member.id) },
                 peer: member.peer.clone(),
-                role: "voter".to_owned(),
+                role: if member.votes { "voter" } else { "learner" }.to_owned(),
                 applied: applied.map(|slot| slot.0),
                 lag: applied.map(|slot| status.commit.0.saturating_sub(slot.0)),
                 reachable: me || member.reachable,
@@ -651,6 +654,14 @@ impl Handle {
             leader: status.leader.map(|leader| leader.0),
             ballot: status.ballot.to_string(),
             epoch: status.epoch.0,
+            next_id: status.next_id.0,
+            disk: status.disk.to_string(),
+            execution: status.execution,
+            catching_up: status.catch_up.as_ref().map(|it| CatchingUp {
+                from: it.from.0,
+                bytes: it.progress.0,
+                of: it.progress.1,
+            }),
             commit: status.commit.0,
             applied: status.applied.0,
             state: status.phase.name().to_owned(),

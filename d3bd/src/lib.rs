@@ -4,9 +4,11 @@
 //! * [`log`] keeps the Paxos log on disk, [`peer`] talks to the other replicas, [`media`] keeps and moves blobs;
 //! * [`snapshot`] takes a replica past what no log holds any more;
 //! * [`http`] answers clients through [`handle`]; [`schema`] is the service for whole databases;
-//! * [`config`] and [`cli`] are what people say when they start it; [`demo`] is a cluster to play with.
+//! * [`config`] and [`cli`] are what people say when they start it; [`demo`] is a cluster to play with;
+//! * [`recover`] makes a new cluster of what is left of one.
 
 mod applier;
+mod catch_up;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -16,15 +18,16 @@ pub mod entries;
 pub mod handle;
 pub mod http;
 pub mod inspect;
+mod join;
 pub mod log;
 pub mod media;
 pub mod offline;
 pub mod peer;
 mod quarantine;
+pub mod recover;
 pub mod run;
 pub mod schema;
 mod scrub;
 pub mod snapshot;
 mod supervisor;
-mod taker;
 pub mod time;

@@ -4,9 +4,10 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use d3bd::cli::{Cli, Command, LogArguments};
+use d3bd::cli::{Cli, Command, LogArguments, RecoverArguments};
 use d3bd::config::{ConfigError, Merged, Settings, environment};
-use d3bd::{demo, offline, run};
+use d3bd::recover::{Asking, RecoverError};
+use d3bd::{demo, offline, recover, run};
 
 /// Bad flags, environment or file.
 const EXIT_USAGE: u8 = 2;
@@ -22,6 +23,9 @@ fn main() -> ExitCode {
         Command::PrintConfig(flags) => settings(&flags).and_then(|(merged, _)| print(&merged.describe())),
         Command::Log(LogArguments { from, limit, flags }) => {
             settings(&flags).and_then(|(_, settings)| read_log(&settings, from, limit))
+        }
+        Command::Recover(RecoverArguments { yes, flags }) => {
+            settings(&flags).and_then(|(_, settings)| make_new_cluster(&settings, yes))
         }
     };
     match result {
@@ -84,4 +88,14 @@ fn read_log(settings: &Settings, from: u64, limit: u64) -> Result<(), Failure> {
         Err(offline::OfflineError::Write(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(|error| failure(&error)),
     }
+}
+
+fn make_new_cluster(settings: &Settings, yes: bool) -> Result<(), Failure> {
+    let mut input = std::io::stdin().lock();
+    let answers = input.is_terminal().then_some(&mut input as &mut dyn std::io::BufRead);
+    let asking = Asking { yes, answers, out: &mut std::io::stdout() };
+    recover::recover(&settings.data_dir, asking).map_err(|error| {
+        let code = if matches!(error, RecoverError::NeedsYes) { EXIT_USAGE } else { EXIT_FAILED };
+        (code, failure(&error).1)
+    })
 }

@@ -35,12 +35,11 @@ pub(crate) fn write(data_dir: &Path, reason: &str) -> io::Result<()> {
     File::open(data_dir)?.sync_all()
 }
 
-/// Ends the quarantine of the replica of this directory, durably: its databases are a peer's now, or will be before
-/// anything uses them.
+/// Lets the replica of this directory take part again, durably.
 ///
 /// # Errors
 /// Whatever the disk says.
-pub(crate) fn lift(data_dir: &Path) -> io::Result<()> {
+pub(crate) fn remove(data_dir: &Path) -> io::Result<()> {
     match std::fs::remove_file(place(data_dir)) {
         Ok(()) => File::open(data_dir)?.sync_all(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -60,9 +59,8 @@ mod tests {
         assert_eq!(read(directory.path()).unwrap().as_deref(), Some("it differs"));
         std::fs::write(place(directory.path()), b"").unwrap();
         assert_eq!(read(directory.path()).unwrap().as_deref(), Some(""), "a torn one counts as well");
-        for _ in 0..2 {
-            lift(directory.path()).unwrap();
-            assert_eq!(read(directory.path()).unwrap(), None);
-        }
+        remove(directory.path()).unwrap();
+        remove(directory.path()).unwrap();
+        assert_eq!(read(directory.path()).unwrap(), None);
     }
 }

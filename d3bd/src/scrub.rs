@@ -3,7 +3,7 @@
 //!
 //! * A damaged blob is set aside and fetched again.
 //! * A damaged database is not served any more. What a database says is told to the peers, who compare.
-//! * A damaged record of the log whose effect is durable in the databases is not needed any more: the log is cut above
+//! * A damaged record of the log below what is durable in the databases is not needed any more: the log is cut above
 //!   it. Any other would be needed: it is left to be met when it is read, and the replica then stops.
 
 use std::collections::BTreeMap;
@@ -204,7 +204,8 @@ impl Round {
 
     fn log_damaged(&mut self, slot: Slot, problem: &str) {
         let durable = Slot(self.scrubber.durable.load(Ordering::Acquire));
-        if slot > durable {
+        // The record at the mark is where a log begins that continues a snapshot: it goes when the mark has moved on.
+        if slot >= durable {
             tracing::error!(%slot, problem, "the log is damaged at an entry that is needed: this replica stops when it meets it");
             return;
         }

@@ -162,6 +162,18 @@ pub struct ClusterInfo {
     pub ballot: String,
     /// The configuration's epoch.
     pub epoch: u64,
+    /// The lowest id that no member ever had.
+    #[serde(default)]
+    pub next_id: u32,
+    /// The answering replica's disk.
+    #[serde(default)]
+    pub disk: String,
+    /// The version of the SQL semantics that entries are stamped with.
+    #[serde(default)]
+    pub execution: u32,
+    /// The snapshot that the answering replica waits for.
+    #[serde(default)]
+    pub catching_up: Option<CatchingUp>,
     /// The last slot that it knows to be chosen.
     pub commit: u64,
     /// The last slot that it has applied.
@@ -184,14 +196,64 @@ pub struct ReplicaInfo {
     pub http: Option<String>,
     /// Its peer address.
     pub peer: String,
-    /// `voter`.
+    /// `voter`, or `learner` until it has caught up.
     pub role: String,
+    /// The member whose place it is to take.
+    #[serde(default)]
+    pub replaces: Option<u32>,
+    /// How many files it has yet to fetch, as far as it has said.
+    #[serde(default)]
+    pub files_missing: Option<u64>,
     /// The last slot that it said to have applied.
     pub applied: Option<u64>,
     /// How many chosen slots it has yet to apply.
     pub lag: Option<u64>,
     /// Whether it was heard from within the last few heartbeats.
     pub reachable: bool,
+}
+
+/// A snapshot on its way to a replica.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CatchingUp {
+    /// The replica that gives it.
+    pub from: u32,
+    /// Bytes that are here.
+    pub bytes: u64,
+    /// Bytes in all; 0 while it is being taken.
+    pub of: u64,
+}
+
+/// `POST /v1/cluster/replicas`: a replica that was started on a fresh disk, and what it tells of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AddReplica {
+    /// Its id, which nobody had before.
+    pub id: u32,
+    /// Its disk, as `GET /v1/cluster` tells it there.
+    pub disk: String,
+    /// Its peer address.
+    pub peer: String,
+    /// The member whose place it is to take.
+    #[serde(default)]
+    pub replaces: Option<u32>,
+}
+
+/// `POST /v1/cluster/transfer`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransferRequest {
+    /// Who is to lead; whoever is best placed if absent.
+    #[serde(default)]
+    pub to: Option<u32>,
+}
+
+/// The members were changed, or another one leads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MembersChanged {
+    /// The slot of the configuration that governs now.
+    pub slot: u64,
+    /// The cluster as it is now.
+    pub cluster: ClusterInfo,
 }
 
 /// Two replicas that should hold the same and do not.

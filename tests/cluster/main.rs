@@ -14,4 +14,5 @@ mod hostile_peer;
 mod large;
 mod lifecycle;
 mod media;
+mod repair;
 mod schema;

@@ -9,7 +9,7 @@ use d3b_paxos::{PersistBatch, Settings, Storage as _};
 use d3b_tests::sim::SimDriver;
 use d3b_tests::sim::disk::{Disk, Written};
 use d3b_tests::sim::random::Random;
-use d3bd::driver::{ApplyReport, Driver, Effect, Event, Phase, Start, Ticket, WriteRequest};
+use d3bd::driver::{ApplyReport, Driver, Effect, Event, Phase, Repair, Start, Ticket, WriteRequest};
 use d3bd::peer::PeerMessage;
 
 use crate::forge::{Forge, Sent};
@@ -98,6 +98,9 @@ impl Group {
         let disk = Disk::blank(disk);
         let start = Start {
             settings,
+            execution: 1,
+            joins: false,
+            repair: Repair::default(),
             replicas,
             configuration: is_formed.then(|| self.configuration.clone()),
             held: Slot::ZERO,
@@ -215,11 +218,16 @@ impl Group {
                 handled.unwrap_or_else(|error| panic!("replica {id} must stop: {error}"));
             }
             Effect::FetchBlob { .. }
-            | Effect::TakeSnapshot(_)
-            | Effect::FetchSnapshot { .. }
             | Effect::CutLog(_)
+            | Effect::StartOver(_)
             | Effect::WriteDone { .. }
-            | Effect::ReadDone { .. } => {}
+            | Effect::ReadDone { .. }
+            | Effect::Connect(_)
+            | Effect::TakeSnapshot { .. }
+            | Effect::FetchSnapshot { .. }
+            | Effect::InstallSnapshot { .. }
+            | Effect::PersistQuarantine(_)
+            | Effect::MemberRequestDone { .. } => {}
         }
     }
 

@@ -54,11 +54,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     }
 
     /// A snapshot that a peer asked for is there, or not.
-    pub(super) fn answer_snapshot_request(
-        &mut self,
-        to: ReplicaId,
-        result: Result<(Slot, BlobReference), String>,
-    ) {
+    pub(super) fn answer_snapshot_request(&mut self, to: ReplicaId, result: Result<(Slot, BlobReference), String>) {
         let message = match result {
             Ok((slot, manifest)) => PeerMessage::SnapshotReady { slot, digest: manifest.digest, size: manifest.size },
             Err(reason) => PeerMessage::SnapshotRefused { reason },

@@ -4,11 +4,12 @@
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use d3b::{BlobReference, DatabaseId, Outcome, ReplicaId, Slot};
+use d3b::{BlobReference, DatabaseId, Digest, Outcome, ReplicaId, Slot};
 use d3b_engine::Applied;
 use d3b_paxos::PersistBatch;
 use d3b_paxos::types::{Configuration, Ticks};
 
+use super::{MemberFailure, MemberRequest};
 use crate::log::Durable;
 use crate::peer::PeerMessage;
 
@@ -56,6 +57,40 @@ pub enum Event<D = Durable> {
     Read(ReadRequest),
     /// The process is about to stop: hand over the leadership.
     HandOver,
+    /// Somebody wants other members, or another leader; answered by [`Effect::MemberRequestDone`].
+    MemberRequest {
+        /// Names the request.
+        ticket: Ticket,
+        /// What is wanted.
+        request: MemberRequest,
+        /// When whoever asks gives up.
+        deadline: Ticks,
+    },
+    /// So many files that this replica should hold are not here yet; `None` while nobody knows.
+    Wanting(Option<u64>),
+    /// A snapshot for a peer is there: its slot, and the blob that lists what is in it.
+    SnapshotTaken {
+        /// Who asked for it.
+        to: ReplicaId,
+        /// The cause of a failure.
+        result: Result<(Slot, BlobReference), String>,
+    },
+    /// So many bytes of a snapshot are here, of so many.
+    SnapshotProgress {
+        /// Which.
+        manifest: Digest,
+        /// Bytes that are here.
+        here: u64,
+        /// Bytes in all.
+        of: u64,
+    },
+    /// A snapshot is here, of this slot, and can be installed; or could not be fetched.
+    SnapshotStaged {
+        /// Which.
+        manifest: Digest,
+        /// The cause of a failure.
+        result: Result<Slot, String>,
+    },
     /// Somebody wants this replica to be rebuilt from a peer.
     Rebuild {
         /// Even if it is not quarantined.
@@ -70,10 +105,6 @@ pub enum Event<D = Durable> {
         /// A digest of all that it holds.
         digest: [u8; 16],
     },
-    /// A snapshot is offered here: the blob of its manifest, and its slot. Or why none could be taken.
-    SnapshotTaken(Result<(BlobReference, Slot), String>),
-    /// A snapshot was fetched and decided on: this process must end, and the next one installs it. Or why it is not here.
-    SnapshotReceived(Result<(), String>),
     /// The log has become too large or too old: what is below this slot, which is applied durably, is to go.
     CutDue(Slot),
 }
@@ -190,19 +221,35 @@ pub enum Effect<D = Durable> {
     },
     /// Write to disk that this replica is quarantined, and why: its next process must not vote either.
     PersistQuarantine(String),
-    /// Replace this replica's databases by those of a healthy peer; it is quarantined until that has happened.
-    Rebuild,
-    /// Take a snapshot, or find a fresh one, for a replica that is behind the log; the configuration is the one that was
-    /// adopted last. Answered by [`Event::SnapshotTaken`], but not while one is being taken already: that one's answer
-    /// comes.
-    TakeSnapshot(Configuration),
-    /// Fetch the snapshot of this manifest and decide on it; answered by [`Event::SnapshotReceived`], but not while one is
-    /// being fetched already.
+    /// A configuration is adopted, or known to be coming: these are the replicas to be connected with.
+    Connect(Configuration),
+    /// Write down a newer configuration than the own one, which its members have adopted, and start again with it.
+    StartOver(Configuration),
+    /// Take a snapshot for a peer; answered by [`Event::SnapshotTaken`].
+    TakeSnapshot {
+        /// Who asked for it.
+        to: ReplicaId,
+        /// What is adopted here; the snapshot's slot must not lie before that of this configuration.
+        configuration: Configuration,
+    },
+    /// Fetch a peer's snapshot; answered by [`Event::SnapshotProgress`] now and then, and by [`Event::SnapshotStaged`].
     FetchSnapshot {
-        /// Who offers it.
+        /// Whose.
         from: ReplicaId,
-        /// The blob of its manifest.
+        /// The blob that lists what is in it.
         manifest: BlobReference,
+    },
+    /// Install a snapshot that is here, and start again.
+    InstallSnapshot {
+        /// Which.
+        manifest: Digest,
+    },
+    /// A request for other members, or another leader, has ended.
+    MemberRequestDone {
+        /// Which.
+        ticket: Ticket,
+        /// The slot that the change stands in, if it is chosen; or why nothing was done.
+        result: Result<Slot, MemberFailure>,
     },
     /// Drop what the log holds below this slot: the core will not ask for it any more.
     CutLog(Slot),

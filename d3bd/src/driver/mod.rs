@@ -5,9 +5,11 @@
 //! driver keeps the books around the core: which client waits for what, what may be sent only when something is
 //! durable, what the engine is busy with, which peers hold which blob.
 
+mod catch_up;
 mod complaints;
 mod event;
 mod fingerprints;
+mod members;
 mod offers;
 mod quarantine;
 mod reads;
@@ -21,19 +23,22 @@ use bytes::Bytes;
 use d3b::{BlobReference, DiskId, ReplicaId, Slot};
 use d3b_paxos::formation::{Formation, FormationMessage, FormationState};
 use d3b_paxos::message::Envelope;
-use d3b_paxos::types::{Ballot, Configuration, Now, PersistId, ProposalId, ReadId, Ticks};
+use d3b_paxos::types::{Ballot, ChangeError, Configuration, Now, PersistId, ProposalId, ReadId, Ticks};
 use d3b_paxos::{Input, Proposal, Ready, Replica, Reply, Restored, Settings, Storage, StorageError};
 
+pub use catch_up::CatchUp;
 pub use event::{
     ApplyReport, Effect, Event, OwnOutcome, Process, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest,
 };
 pub use fingerprints::Divergence;
+pub use members::{MemberFailure, MemberRequest};
 pub use quarantine::Repair;
 pub use status::{DriverStatus, Load, MemberStatus, Phase};
 
 use crate::log::{Durable, Proof};
 use crate::peer::{ForwardResult, PeerMessage};
 use complaints::Complaints;
+use members::{MEMBERS_INTERVAL, Members};
 use offers::Offers;
 use quarantine::{Quarantine, Sums};
 use reads::Reads;
@@ -55,6 +60,10 @@ const FORWARDED_MAX: usize = 65_536;
 pub struct Start {
     /// The core's settings.
     pub settings: Settings,
+    /// The newest execution version that this build can apply.
+    pub execution: u32,
+    /// Whether the cluster is formed already, and this replica joins it.
+    pub joins: bool,
     /// Every replica that the cluster is formed of, with its peer address; used until it is formed.
     pub replicas: BTreeMap<ReplicaId, String>,
     /// The configuration on disk; `None` in a fresh directory.
@@ -94,6 +103,11 @@ pub struct Driver<S, D = Durable> {
     reads: Reads,
     offers: Offers,
     sums: Sums,
+    members: Members,
+    /// The snapshot that this replica waits for.
+    catch_up: Option<CatchUp>,
+    /// Why it is no member any more, once its log has said so.
+    removed: Option<String>,
     /// When the write of the log that is under way began.
     writing_since: Option<Ticks>,
     /// When this replica was last known to be [settled](DriverStatus::settled_at).
@@ -140,6 +154,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             reads: Reads::default(),
             offers: Offers::default(),
             sums: Sums::default(),
+            members: Members::default(),
+            catch_up: None,
+            removed: None,
             writing_since: None,
             settled_at: None,
             proposals: BTreeMap::new(),
@@ -164,8 +181,12 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         match driver.start.configuration.clone() {
             Some(configuration) => driver.run(configuration),
             None => {
-                let Start { settings, replicas, .. } = &driver.start;
-                let formation = Formation::new(settings.id, settings.disk, replicas.clone(), settings.seed);
+                let Start { settings, replicas, joins, .. } = &driver.start;
+                let formation = if *joins {
+                    Formation::join(settings.id, settings.disk, replicas.clone())
+                } else {
+                    Formation::new(settings.id, settings.disk, replicas.clone(), settings.seed)
+                };
                 driver.stage = Stage::Forming(formation);
                 driver.follow_formation();
             }
@@ -246,8 +267,13 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Event::HandOver => self.step(Input::Transfer(None))?,
             Event::Rebuild { force } => self.handle_rebuild(force),
             Event::ContentRead { database, slot, digest } => self.sums.record_content(database, slot, digest),
-            // Nobody asks for one yet.
-            Event::SnapshotTaken(_) | Event::SnapshotReceived(_) => {}
+            Event::MemberRequest { ticket, request, deadline } => {
+                self.begin_member_request(ticket, request, deadline)?
+            }
+            Event::Wanting(blobs) => self.members.wanting = blobs,
+            Event::SnapshotTaken { to, result } => self.answer_snapshot_request(to, result),
+            Event::SnapshotProgress { manifest, here, of } => self.handle_snapshot_progress(manifest, (here, of)),
+            Event::SnapshotStaged { manifest, result } => self.handle_snapshot_staged(manifest, result),
             Event::CutDue(base) => {
                 // The core first: from here on it refers whoever wants more to a snapshot.
                 self.step(Input::Cut(base))?;
@@ -267,6 +293,12 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             replica.tick(now)?;
         }
         self.expire();
+        self.expire_member_requests();
+        self.expire_catch_up();
+        if now.ticks >= self.members.look_at {
+            self.members.look_at = Ticks(now.ticks.0 + MEMBERS_INTERVAL.0);
+            self.look_after_members()?;
+        }
         if now.ticks >= self.retry_at {
             self.retry_at = Ticks(now.ticks.0 + RETRY_INTERVAL.0);
             self.writes.retry_refused();
@@ -280,6 +312,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         if now.ticks >= self.gossip_at {
             self.gossip_at = Ticks(now.ticks.0 + GOSSIP_INTERVAL.0);
             self.gossip();
+            self.tell_about();
         }
         Ok(())
     }
@@ -293,7 +326,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Stage::Quarantined(_) => None,
         };
         let retry = (self.writes.has_routable() || self.reads.has_arrived()).then_some(self.retry_at);
-        [core, retry, self.writes.next_deadline(), self.reads.next_deadline()]
+        let looks = self.led_by.0.filter(|leader| *leader == self.me()).map(|_| self.members.look_at);
+        let members = self.members.next_deadline();
+        [core, retry, self.writes.next_deadline(), self.reads.next_deadline(), looks, members]
             .into_iter()
             .flatten()
             .fold(self.gossip_at, Ticks::min)
@@ -311,6 +346,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             let ready = replica.ready()?;
             self.carry_out(ready);
         }
+        self.notice_configuration();
         self.notice_leader();
         self.notice_settled();
         Ok(())
@@ -416,6 +452,16 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             }
             PeerMessage::Gossip { applied, fingerprints } => self.handle_gossip(from, applied, &fingerprints),
             PeerMessage::Contents { digests } => self.handle_contents(from, &digests),
+            PeerMessage::About { execution, wanting } => {
+                self.members.about.insert(from, members::About { execution, wanting });
+            }
+            PeerMessage::MemberRequest { id, request } => self.handle_member_request(from, id, request)?,
+            PeerMessage::MemberReply { id, result } => self.handle_member_reply(id, result),
+            PeerMessage::SnapshotRequest => self.handle_snapshot_request(from),
+            PeerMessage::SnapshotReady { slot, digest, size } => {
+                self.handle_snapshot_ready(from, slot, BlobReference { digest, size });
+            }
+            PeerMessage::SnapshotRefused { reason } => self.handle_snapshot_refused(from, &reason),
         }
         Ok(())
     }
@@ -557,13 +603,21 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     fn handle_reply(&mut self, reply: Reply) {
         let (id, result) = match reply {
+            Reply::Proposed { id, slot, .. } if self.members.is_ours(id) => return self.end_change(id, Ok(slot)),
+            Reply::NotLeader { id, .. } | Reply::Overloaded { id } if self.members.is_ours(id) => {
+                return self.end_change(id, Err(MemberFailure::NoLeader));
+            }
+            Reply::Refused { id, error: ChangeError::UnderWay } => {
+                return self.end_change(id, Err(MemberFailure::UnderWay));
+            }
+            Reply::Refused { id, error } => return self.end_change(id, Err(MemberFailure::Refused(error))),
+            Reply::Behind { peer, .. } => return self.begin_catch_up(peer, false),
+            Reply::Superseded { configuration } => return self.handle_superseded(&configuration),
             Reply::Proposed { id, slot, .. } => (id, ForwardResult::Proposed { slot }),
             Reply::NotLeader { id, leader } => (id, ForwardResult::NotLeader { leader }),
             Reply::Overloaded { id } => (id, ForwardResult::Overloaded),
             Reply::ReadFailed { id } => return self.reads.fail(id),
             Reply::TransferEnded { .. } => return,
-            // Nothing asks for changes of the configuration yet, and no log is cut.
-            Reply::Refused { .. } | Reply::Behind { .. } | Reply::Superseded { .. } => return,
         };
         match self.proposals.remove(&id) {
             Some(Source::Client(ticket)) => self.handle_forward_reply(self.me(), ticket, result),
@@ -676,6 +730,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     /// Why this replica takes no requests at all.
     fn unavailable(&self) -> Option<Unavailable> {
+        if let Some(reason) = &self.removed {
+            return Some(Unavailable::Outcast { reason: reason.clone() });
+        }
         match &self.stage {
             Stage::Running(_) => None,
             Stage::Forming(formation) => Some(Unavailable::Forming { missing: missing(formation) }),

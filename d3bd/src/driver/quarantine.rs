@@ -161,7 +161,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     /// Begins to rebuild a quarantined replica, where nobody needs to be asked.
     pub(super) fn rebuild_by_itself(&mut self) {
         if self.start.repair.auto && matches!(self.stage, Stage::Quarantined(_)) {
-            self.effects.push(Effect::Rebuild);
+            self.rebuild_from_after(self.me());
         }
     }
 
@@ -170,11 +170,21 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         if force {
             self.quarantine("an operator asked for it to be rebuilt".to_owned());
         }
-        if matches!(self.stage, Stage::Quarantined(_))
-            && !self.effects.iter().any(|effect| matches!(effect, Effect::Rebuild))
-        {
-            self.effects.push(Effect::Rebuild);
+        if matches!(self.stage, Stage::Quarantined(_)) {
+            self.rebuild_from_after(self.me());
         }
+    }
+
+    /// The members that this replica may be rebuilt from: those that are heard from, if any are.
+    pub(super) fn healthy_members(&self) -> Vec<ReplicaId> {
+        let configuration = match &self.stage {
+            Stage::Running(replica) => replica.configuration(),
+            Stage::Quarantined(quarantine) => &quarantine.configuration,
+            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) => return Vec::new(),
+        };
+        let others: Vec<ReplicaId> = configuration.voters().filter(|id| *id != self.me()).collect();
+        let reachable: Vec<ReplicaId> = others.iter().copied().filter(|id| self.is_reachable(*id)).collect();
+        if reachable.is_empty() { others } else { reachable }
     }
 }
 
@@ -252,6 +262,8 @@ mod tests {
         };
         let start = Start {
             settings,
+            execution: 1,
+            joins: false,
             replicas: BTreeMap::new(),
             configuration: Some(Configuration::founding(ClusterId([7; 16]), members)),
             held: Slot::ZERO,
@@ -265,6 +277,10 @@ mod tests {
         driver.sums.record_chain(shop(), PLACE_SLOT, [1; 16]);
         driver.sums.record_content(shop(), PLACE_SLOT, [1; 16]);
         driver
+    }
+
+    fn asks_for_snapshot(effect: &Effect<Written>) -> bool {
+        matches!(effect, Effect::Send { message: PeerMessage::SnapshotRequest, .. })
     }
 
     fn tell(driver: &mut Driver<Empty, Written>, from: u32, sum: u8) {
@@ -290,7 +306,7 @@ mod tests {
             matches!(effect, Effect::ReadDone { result: Err(Unavailable::Quarantined { .. }), .. })
         };
         assert!(effects.iter().any(told));
-        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Rebuild)), "nobody asked for that");
+        assert!(!effects.iter().any(asks_for_snapshot), "nobody asked for that");
         // However much time passes, it says nothing to anybody, and asks for nothing to be written.
         for ticks in (0..20_000).step_by(50) {
             driver.tick(now(ticks)).unwrap();
@@ -348,7 +364,7 @@ mod tests {
     #[test]
     fn it_is_rebuilt_when_it_is_told_to_or_by_itself() {
         let rebuilds = |driver: &mut Driver<Empty, Written>| {
-            driver.take_effects().iter().filter(|effect| matches!(effect, Effect::Rebuild)).count()
+            driver.take_effects().iter().filter(|effect| asks_for_snapshot(effect)).count()
         };
         let mut by_itself = driver(3, Repair { quarantined: None, auto: true });
         tell(&mut by_itself, 2, 2);

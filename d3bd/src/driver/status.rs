@@ -1,11 +1,11 @@
 //! What people, and the parts of the daemon around the driver, may want to know of it.
 
-use d3b::{ClusterId, ReplicaId, Slot};
+use d3b::{ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::types::{Ballot, Epoch, Ticks};
 use d3b_paxos::{Replica, Storage};
 
 use super::quarantine::Quarantine;
-use super::{Divergence, Driver, GOSSIP_INTERVAL, SETTLED_MAX, Stage, missing};
+use super::{CatchUp, Divergence, Driver, SETTLED_MAX, Stage, missing};
 use crate::log::Proof;
 
 /// Whether a replica takes part.
@@ -56,6 +56,14 @@ pub struct MemberStatus {
     pub id: ReplicaId,
     /// Its peer address.
     pub peer: String,
+    /// Its disk, once the cluster is formed.
+    pub disk: Option<DiskId>,
+    /// Whether it votes, or only learns yet.
+    pub votes: bool,
+    /// The member whose place it is to take.
+    pub replaces: Option<ReplicaId>,
+    /// How many files it has yet to fetch, as far as it has said.
+    pub wanting: Option<u64>,
     /// What it last said to have applied.
     pub applied: Option<Slot>,
     /// Whether it was heard from within the last few heartbeats.
@@ -71,6 +79,16 @@ pub struct DriverStatus {
     pub cluster: Option<ClusterId>,
     /// The configuration's epoch.
     pub epoch: Epoch,
+    /// The slot that the configuration was chosen in.
+    pub configured_at: Slot,
+    /// The lowest id that no member ever had.
+    pub next_id: ReplicaId,
+    /// The execution version that entries are stamped with.
+    pub execution: u32,
+    /// This replica's disk.
+    pub disk: DiskId,
+    /// The snapshot that it waits for.
+    pub catch_up: Option<CatchUp>,
     /// The leader that it knows of.
     pub leader: Option<ReplicaId>,
     /// The highest ballot that it has promised.
@@ -96,6 +114,12 @@ pub struct DriverStatus {
 }
 
 impl DriverStatus {
+    /// Whether a replica is a member that votes.
+    #[must_use]
+    pub fn votes_here(&self, id: ReplicaId) -> bool {
+        self.members.iter().any(|member| member.id == id && member.votes)
+    }
+
     /// Whether the replica was settled a moment ago.
     #[must_use]
     pub fn is_settled(&self, now: Ticks) -> bool {
@@ -114,6 +138,8 @@ pub struct Load {
     pub proposals: usize,
     /// Blobs that are offered to peers.
     pub offers: usize,
+    /// Requests for other members.
+    pub members: usize,
     /// Batches of the log whose messages wait for the disk.
     pub batches: usize,
 }
@@ -127,6 +153,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             reads: self.reads.len(),
             proposals: self.proposals.len(),
             offers: self.offers.len(),
+            members: self.members.len(),
             batches: self.dependent.len(),
         }
     }
@@ -138,6 +165,11 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             phase: Phase::Forming { missing: Vec::new() },
             cluster: None,
             epoch: Epoch(0),
+            configured_at: Slot::ZERO,
+            next_id: ReplicaId(0),
+            execution: self.start.execution,
+            disk: self.start.settings.disk,
+            catch_up: self.catch_up.clone(),
             leader: None,
             ballot: self.start.promised,
             commit: self.applied,
@@ -163,6 +195,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
                 status.phase = Phase::Quarantined { reason: reason.clone() };
                 status.cluster = Some(configuration.cluster);
                 status.epoch = configuration.epoch;
+                status.configured_at = configuration.slot;
+                status.next_id = configuration.next_id;
+                status.execution = configuration.execution;
                 let members = configuration.members.iter().map(|(id, member)| self.member(*id, &member.peer));
                 status.members = members.collect();
             }
@@ -180,13 +215,17 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         let configuration = replica.configuration();
         status.cluster = Some(configuration.cluster);
         status.epoch = configuration.epoch;
+        if let Some(reason) = &self.removed {
+            status.phase = Phase::Outcast { reason: reason.clone() };
+        }
         status.leader = core.leader;
         status.ballot = core.promised;
         status.commit = core.commit;
         status.last = core.last;
         status.base = core.base;
         let members = configuration.members.iter().map(|(id, member)| {
-            let member = self.member(*id, &member.peer);
+            let (votes, replaces, disk) = (member.votes, member.replaces, Some(member.disk));
+            let member = MemberStatus { votes, replaces, disk, ..self.member(*id, &member.peer) };
             // A leader hears more often of its followers than they gossip.
             let acknowledged = core.peers.get(id).map(|peer| peer.applied).filter(|slot| *slot > Slot::ZERO);
             MemberStatus { applied: member.applied.max(acknowledged), ..member }
@@ -195,9 +234,17 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     }
 
     fn member(&self, id: ReplicaId, peer: &str) -> MemberStatus {
-        // A follower hears little of other followers but their gossip.
-        let recently = self.now.ticks.0.saturating_sub(3 * GOSSIP_INTERVAL.0);
-        let reachable = self.heard_at.get(&id).is_some_and(|heard| heard.0 >= recently);
-        MemberStatus { id, peer: peer.to_owned(), applied: self.applied_by.get(&id).copied(), reachable }
+        let about =
+            if id == self.me() { self.members.wanting } else { self.members.about.get(&id).and_then(|it| it.wanting) };
+        MemberStatus {
+            id,
+            peer: peer.to_owned(),
+            disk: None,
+            votes: true,
+            replaces: None,
+            wanting: about,
+            applied: self.applied_by.get(&id).copied(),
+            reachable: self.is_reachable(id),
+        }
     }
 }

@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use d3b::{Outcome, Slot};
 use tokio::sync::oneshot;
 
-use crate::driver::{Ticket, Unavailable, WriteFailure};
+use crate::driver::{MemberFailure, Ticket, Unavailable, WriteFailure};
 use crate::media::Kept;
 
 type WriteResult = Result<(Slot, Outcome), WriteFailure>;
 type ReadResult = Result<Slot, Unavailable>;
+type MemberResult = Result<Slot, MemberFailure>;
 
 /// A write whose answer is awaited.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ struct Books {
     closed: bool,
     writes: HashMap<Ticket, ExpectedWrite>,
     reads: HashMap<Ticket, oneshot::Sender<ReadResult>>,
+    member_requests: HashMap<Ticket, oneshot::Sender<MemberResult>>,
 }
 
 /// Who waits for what. The driver ends every write and every read that it was sent, at its deadline at the latest; once
@@ -67,6 +69,24 @@ impl Waiting {
         }
         drop(books);
         ExpectedRead { waiting: Arc::clone(self), ticket, receiver }
+    }
+
+    /// The answer to a request for other members that is about to be sent to the driver.
+    pub(super) fn expect_member_request(&self, ticket: Ticket) -> oneshot::Receiver<MemberResult> {
+        let (sender, receiver) = oneshot::channel();
+        let mut books = self.books();
+        if !books.closed {
+            books.member_requests.insert(ticket, sender);
+        }
+        receiver
+    }
+
+    /// Wakes the task that waits for it.
+    pub(crate) fn member_request_done(&self, ticket: Ticket, result: MemberResult) {
+        let sender = self.books().member_requests.remove(&ticket);
+        if let Some(sender) = sender {
+            let _ = sender.send(result);
+        }
     }
 
     /// Wakes the task that waits for a write.

@@ -7,6 +7,7 @@
 
 mod body;
 mod call;
+mod cluster;
 mod db;
 mod encode;
 mod io;
@@ -90,6 +91,12 @@ fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
         .or(warp::path!("livez").and(call()).then(operations::livez))
         .unify()
         .or(warp::path!("readyz").and(call()).then(operations::readyz))
+        .unify()
+        .or(warp::path!("v1" / "cluster" / "replicas").and(call()).then(cluster::replicas))
+        .unify()
+        .or(warp::path!("v1" / "cluster" / "replicas" / String).and(call()).then(cluster::replica))
+        .unify()
+        .or(warp::path!("v1" / "cluster" / "transfer").and(call()).then(cluster::transfer))
         .unify()
         .or(warp::path!("v1" / "admin" / "rebuild").and(call()).then(operations::rebuild))
         .unify()

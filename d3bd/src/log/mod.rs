@@ -12,6 +12,7 @@ mod check;
 mod directory;
 mod extent;
 mod reader;
+mod recovery;
 mod store;
 mod writer;
 
@@ -23,6 +24,7 @@ use d3b_paxos::types::{Ballot, Configuration, PersistId};
 
 pub use check::Checked;
 pub use reader::LogReader;
+pub use recovery::Survivor;
 pub use store::Beginning;
 pub use writer::Log;
 
@@ -235,6 +237,14 @@ impl Locked {
             ahead,
         })
     }
+}
+
+/// Whose the log of a directory is; `None` where there is none.
+///
+/// # Errors
+/// It is of another version, or cannot be read.
+pub fn replica_of(directory: &Path) -> Result<Option<ReplicaId>, LogError> {
+    if directory.join(store::FILE).exists() { store::replica_offline(directory).map(Some) } else { Ok(None) }
 }
 
 /// Opens the log of a data directory for reading only, whether or not its replica runs.

@@ -15,8 +15,8 @@ use super::frame::{self, FrameError, HANDSHAKE_MAX};
 
 /// How long the side that is connected to waits for the whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// What every connection begins with.
-const MAGIC: [u8; 4] = *b"d3bp";
+/// What every connection begins with, by the version of the protocol.
+const MAGICS: [(u8, [u8; 4]); 2] = [(1, *b"d3bp"), (2, *b"d3b2")];
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,13 +209,15 @@ fn same_cluster(ours: Option<ClusterId>, theirs: Option<ClusterId>) -> Result<()
 pub(super) async fn connect(
     stream: &mut TcpStream,
     myself: &Myself,
+    version: u8,
     purpose: Purpose,
     expected: ReplicaId,
     limit: Duration,
 ) -> Result<Peer, HandshakeError> {
     within(limit, async {
         let Myself { replica, cluster, http, key } = myself.clone();
-        let hello = Hello { magic: MAGIC, purpose, replica, cluster, http, nonce: nonce()? };
+        let magic = MAGICS.iter().find(|(known, _)| *known == version).ok_or(HandshakeError::Magic)?.1;
+        let hello = Hello { magic, purpose, replica, cluster, http, nonce: nonce()? };
         stream.write_all(&frame::encode(&hello)).await?;
         let mut body = Vec::new();
         let (replica, cluster, http, nonce, proof) = match frame::read(stream, HANDSHAKE_MAX, &mut body).await? {
@@ -242,14 +244,14 @@ pub(super) async fn connect(
 pub(super) async fn accept(
     stream: &mut TcpStream,
     myself: &Myself,
-    expected: impl Fn(ReplicaId) -> bool,
+    expected: impl Fn(ReplicaId, Option<ClusterId>) -> bool,
 ) -> Result<(Peer, Purpose), HandshakeError> {
     within(HANDSHAKE_TIMEOUT, async {
         let mut body = Vec::new();
         let hello: Hello = frame::read(stream, HANDSHAKE_MAX, &mut body).await?;
-        let objection = if hello.magic != MAGIC {
+        let objection = if !MAGICS.iter().any(|(_, magic)| *magic == hello.magic) {
             Err(HandshakeError::Magic)
-        } else if !expected(hello.replica) {
+        } else if !expected(hello.replica, hello.cluster) {
             Err(HandshakeError::Unexpected(hello.replica))
         } else {
             same_cluster(myself.cluster, hello.cluster)
@@ -296,11 +298,11 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let accepting = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            accept(&mut stream, &other, |id| id.0 < 4).await
+            accept(&mut stream, &other, |id, _| id.0 < 4).await
         };
         let connecting = async {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            connect(&mut stream, &one, Purpose::Messages, ReplicaId(expected), HANDSHAKE_TIMEOUT).await
+            connect(&mut stream, &one, 2, Purpose::Messages, ReplicaId(expected), HANDSHAKE_TIMEOUT).await
         };
         tokio::join!(connecting, accepting)
     }
@@ -337,7 +339,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let accepting = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            accept(&mut stream, &myself(2, 7, b"key"), |_| true).await
+            accept(&mut stream, &myself(2, 7, b"key"), |_, _| true).await
         };
         let connecting = async {
             let mut stream = TcpStream::connect(address).await.unwrap();

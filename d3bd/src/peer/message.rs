@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use d3b::{DatabaseId, Digest, ReplicaId, Slot};
 use d3b_paxos::formation::FormationMessage;
-use d3b_paxos::message::Envelope;
+use d3b_paxos::message::{Envelope, Message};
 use serde::{Deserialize, Serialize};
+
+use crate::driver::{MemberFailure, MemberRequest};
 
 /// One message. Any of them may be lost or late. [`PeerMessage::Forward`] and its reply come once at most, as connections
 /// carry them: that a command was refused must stay true. All others may be doubled.
@@ -59,11 +61,87 @@ pub enum PeerMessage {
         /// Its name.
         digest: Digest,
     },
+    /// What the sender's build can do, and what it lacks. Replicas of the first version never say it.
+    About {
+        /// The newest execution version that it can apply.
+        execution: u32,
+        /// How many files it has yet to fetch; `None` while it does not know.
+        wanting: Option<u64>,
+    },
+    /// Somebody at the sender's wants other members, or another leader.
+    MemberRequest {
+        /// The sender's number for it.
+        id: u64,
+        /// What is wanted.
+        request: MemberRequest,
+    },
+    /// What became of it.
+    MemberReply {
+        /// The receiver's number for it.
+        id: u64,
+        /// The slot of the change, or why nothing was done.
+        result: Result<Slot, MemberFailure>,
+    },
+    /// "I need what your log does not hold any more."
+    SnapshotRequest,
+    /// "Here is a snapshot: fetch this blob, which names the others."
+    SnapshotReady {
+        /// Everything up to here is in it.
+        slot: Slot,
+        /// The blob's name.
+        digest: Digest,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// "I cannot give one."
+    SnapshotRefused {
+        /// Why, for the log.
+        reason: String,
+    },
     /// What the sender's databases hold, each as of a slot.
     Contents {
         /// Database, slot, and a digest of all its rows after that slot.
         digests: Vec<(DatabaseId, Slot, [u8; 16])>,
     },
+}
+
+impl PeerMessage {
+    /// The first version of the protocol that can say it; whoever speaks an older one is not told.
+    pub(super) fn version(&self) -> u8 {
+        match self {
+            PeerMessage::Formation(FormationMessage::Hello { .. })
+            | PeerMessage::Forward { .. }
+            | PeerMessage::ForwardReply { .. }
+            | PeerMessage::BlobOffer { .. }
+            | PeerMessage::BlobHeld { .. }
+            | PeerMessage::BlobRefused { .. }
+            | PeerMessage::Gossip { .. }
+            | PeerMessage::BlobUnderWay { .. } => 1,
+            PeerMessage::Paxos(envelope) => match envelope.message {
+                Message::Behind { .. } | Message::Superseded { .. } => 2,
+                // No configuration is proposed before every member is known to be of the second version.
+                Message::PreVote { .. }
+                | Message::PreVoteReply { .. }
+                | Message::Prepare { .. }
+                | Message::Promise { .. }
+                | Message::PromiseMore { .. }
+                | Message::Accept { .. }
+                | Message::Accepted { .. }
+                | Message::Nack { .. }
+                | Message::ReadIndex { .. }
+                | Message::ReadIndexReply { .. }
+                | Message::TimeoutNow { .. } => 1,
+            },
+            PeerMessage::Formation(FormationMessage::Formed { .. })
+            | PeerMessage::About { .. }
+            | PeerMessage::MemberRequest { .. }
+            | PeerMessage::MemberReply { .. }
+            | PeerMessage::SnapshotRequest
+            | PeerMessage::SnapshotReady { .. }
+            | PeerMessage::SnapshotRefused { .. }
+            | PeerMessage::Contents { .. } => 2,
+        }
+    }
 }
 
 /// What became of a forwarded command.

@@ -11,7 +11,7 @@ mod message;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ use complaints::{Complaints, Who};
 use handshake::{HandshakeError, Myself, Peer, Purpose};
 pub use message::{ForwardResult, PeerMessage};
 
+/// The version of the protocol between replicas: the first one knew neither changes of the configuration nor snapshots.
+const VERSION: u8 = 2;
+const FIRST_VERSION: u8 = 1;
 /// How many bytes may wait for a peer; what comes on top is lost.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// What was sent on a connection and is not acknowledged for so long ends it, by the kernel's clock; one that carries
@@ -114,12 +117,13 @@ pub struct Peers {
 
 struct Shared {
     replica: ReplicaId,
-    addresses: BTreeMap<ReplicaId, String>,
     key: Vec<u8>,
     http_address: String,
     cluster: watch::Receiver<Option<ClusterId>>,
     patience: Patience,
-    outgoing: BTreeMap<ReplicaId, Outgoing>,
+    /// The links to the replicas that are members, or were named at the start.
+    outgoing: Mutex<BTreeMap<ReplicaId, Arc<Outgoing>>>,
+    runtime: tokio::runtime::Handle,
     https: Mutex<BTreeMap<ReplicaId, String>>,
     /// How many connections each peer has made for its messages. It speaks on the latest only.
     heard_on: Mutex<BTreeMap<ReplicaId, u64>>,
@@ -127,8 +131,11 @@ struct Shared {
     events: OnEvent,
 }
 
-/// The queue to one peer.
+/// The way to one peer.
 struct Outgoing {
+    address: String,
+    /// The version of the protocol that the peer speaks, as far as is known.
+    version: AtomicU8,
     queue: mpsc::UnboundedSender<Vec<u8>>,
     bytes: Arc<AtomicUsize>,
     /// Wakes who wants to reach the peer and waits: it has just connected itself, so it is there.
@@ -138,38 +145,55 @@ struct Outgoing {
 /// Begins to listen and to connect.
 pub fn start(config: PeerConfig, events: OnEvent, runtime: &tokio::runtime::Handle) -> Peers {
     let PeerConfig { replica, listener, peers, key, http_address, cluster, patience, on_stream } = config;
-    let mut outgoing = BTreeMap::new();
-    let mut queues = Vec::new();
-    for id in peers.keys().copied().filter(|id| *id != replica) {
-        let (queue, waiting) = mpsc::unbounded_channel();
-        let bytes = Arc::new(AtomicUsize::new(0));
-        queues.push((id, waiting, Arc::clone(&bytes)));
-        outgoing.insert(id, Outgoing { queue, bytes, came: Notify::new() });
-    }
     let shared = Arc::new(Shared {
         replica,
-        addresses: peers,
         key,
         http_address,
         cluster,
         patience,
-        outgoing,
+        outgoing: Mutex::default(),
+        runtime: runtime.clone(),
         https: Mutex::default(),
         heard_on: Mutex::default(),
         complaints: Mutex::default(),
         events,
     });
-    for (id, waiting, bytes) in queues {
-        runtime.spawn(link::keep_connected(Arc::clone(&shared), id, waiting, bytes));
-    }
     runtime.spawn(accept_all(Arc::clone(&shared), listener, on_stream));
-    Peers { shared }
+    let transport = Peers { shared };
+    transport.connect_with(&peers);
+    transport
 }
 
 impl Peers {
+    /// From here on these are the other replicas: links to them are made or kept, all others end.
+    pub fn connect_with(&self, peers: &BTreeMap<ReplicaId, String>) {
+        let mut outgoing = self.shared.outgoing.lock().expect("no panic while held");
+        // A link ends when its queue is dropped.
+        outgoing.retain(|id, link| peers.get(id) == Some(&link.address));
+        for (id, address) in peers.iter().filter(|(id, _)| **id != self.shared.replica) {
+            if outgoing.contains_key(id) {
+                continue;
+            }
+            let (queue, waiting) = mpsc::unbounded_channel();
+            let link = Outgoing {
+                address: address.clone(),
+                version: AtomicU8::new(VERSION),
+                queue,
+                bytes: Arc::new(AtomicUsize::new(0)),
+                came: Notify::new(),
+            };
+            let bytes = Arc::clone(&link.bytes);
+            outgoing.insert(*id, Arc::new(link));
+            self.shared.runtime.spawn(link::keep_connected(Arc::clone(&self.shared), *id, waiting, bytes));
+        }
+    }
+
     /// Sends a message, if its receiver is connected and takes what is sent; else it is lost.
     pub fn send(&self, to: ReplicaId, message: PeerMessage) {
-        let Some(outgoing) = self.shared.outgoing.get(&to) else { return };
+        let Some(outgoing) = self.shared.link(to) else { return };
+        if message.version() > outgoing.version.load(Ordering::Relaxed) {
+            return;
+        }
         let frame = frame::encode(&message);
         let length = frame.len();
         if length > frame::BODY_MAX || outgoing.bytes.load(Ordering::Relaxed) + length > QUEUE_BYTES_MAX {
@@ -214,13 +238,13 @@ impl Shared {
     }
 
     async fn connect(&self, to: ReplicaId, purpose: Purpose) -> Result<TcpStream, HandshakeError> {
-        let address = self.addresses.get(&to).ok_or(HandshakeError::Unexpected(to))?;
+        let link = self.link(to).ok_or(HandshakeError::Unexpected(to))?;
         let Patience { dial, silence } = self.patience;
         let mut stream = loop {
             tokio::select! {
                 // A connection that is there is not thrown away.
                 biased;
-                stream = tokio::time::timeout(dial, TcpStream::connect(address)) => {
+                stream = tokio::time::timeout(dial, TcpStream::connect(&link.address)) => {
                     break stream.map_err(|_| HandshakeError::Silent)??;
                 }
                 // What was sent to it before was lost, most likely, and is not sent again soon.
@@ -229,7 +253,14 @@ impl Shared {
         };
         prepare(&stream, silence)?;
         // Twice there and back.
-        let peer = handshake::connect(&mut stream, &self.myself(), purpose, to, silence * 2).await?;
+        let version = link.version.load(Ordering::Relaxed);
+        let met = handshake::connect(&mut stream, &self.myself(), version, purpose, to, silence * 2).await;
+        if let Err(HandshakeError::Refused(_)) = &met {
+            // It may be of the other version; the next attempt shows.
+            let other = if version == VERSION { FIRST_VERSION } else { VERSION };
+            link.version.store(other, Ordering::Relaxed);
+        }
+        let peer = met?;
         if purpose == Purpose::Http {
             give_up_after(&stream, UNACKNOWLEDGED_MAX)?;
         }
@@ -237,10 +268,14 @@ impl Shared {
         Ok(stream)
     }
 
+    fn link(&self, to: ReplicaId) -> Option<Arc<Outgoing>> {
+        self.outgoing.lock().expect("no panic while held").get(&to).cloned()
+    }
+
     /// Waits until a peer connects.
     async fn came(&self, peer: ReplicaId) {
-        match self.outgoing.get(&peer) {
-            Some(outgoing) => outgoing.came.notified().await,
+        match self.link(peer) {
+            Some(link) => link.came.notified().await,
             None => std::future::pending().await,
         }
     }
@@ -336,7 +371,13 @@ async fn welcome(
     if let Err(error) = prepare(&stream, UNACKNOWLEDGED_MAX) {
         return shared.complain(stranger, Some(address), &error.into());
     }
-    let expected = |id: ReplicaId| id != shared.replica && shared.addresses.contains_key(&id);
+    // A member may be newer than what this replica knows of, and one that joins belongs to no cluster yet. What they say
+    // counts for as much as their configuration, or none, lets it.
+    let ours = *shared.cluster.borrow();
+    let expected = |id: ReplicaId, theirs: Option<ClusterId>| {
+        id != shared.replica
+            && (shared.link(id).is_some() || (ours.is_some() && theirs.is_none_or(|it| ours == Some(it))))
+    };
     let (peer, purpose) = match handshake::accept(&mut stream, &shared.myself(), expected).await {
         Ok(known) => known,
         Err(error) => return shared.complain(stranger, Some(address), &error),
@@ -369,7 +410,7 @@ async fn converse(
         }
         Purpose::Messages => {
             let number = shared.count_connection(peer.replica);
-            if let Some(outgoing) = shared.outgoing.get(&peer.replica) {
+            if let Some(outgoing) = shared.link(peer.replica) {
                 outgoing.came.notify_waiters();
             }
             let result = listen_to(shared, peer.replica, stream).await;
@@ -527,7 +568,7 @@ mod tests {
         let connect = async || {
             let mut stream = TcpStream::connect(&peers[&ReplicaId(1)]).await.unwrap();
             let limit = Duration::from_secs(60);
-            handshake::connect(&mut stream, &two_says, Purpose::Messages, ReplicaId(1), limit).await.unwrap();
+            handshake::connect(&mut stream, &two_says, VERSION, Purpose::Messages, ReplicaId(1), limit).await.unwrap();
             stream.write_all(&frame::encode(&held())).await.unwrap();
             stream
         };
@@ -577,7 +618,7 @@ mod tests {
         for id in 0..200 {
             first.peers.send(ReplicaId(2), PeerMessage::Forward { id, command: command.clone() });
         }
-        let waiting = first.peers.shared.outgoing[&ReplicaId(2)].bytes.load(Ordering::Relaxed);
+        let waiting = first.peers.shared.link(ReplicaId(2)).expect("it is a member").bytes.load(Ordering::Relaxed);
         assert!(waiting <= QUEUE_BYTES_MAX, "{waiting} bytes wait");
     }
 }

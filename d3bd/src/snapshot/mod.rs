@@ -11,7 +11,6 @@
 mod install;
 mod manifest;
 mod offer;
-mod receive;
 mod staging;
 mod take;
 #[cfg(test)]
@@ -21,10 +20,9 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-pub use install::{InstallError, install};
+pub use install::{InstallError, install, is_media_incomplete, media_is_complete};
 pub use manifest::{Manifest, ManifestDatabase, ManifestError};
 pub use offer::{Offer, Reservation};
-pub use receive::{ReceiveError, receive};
 pub use staging::{Staging, StagingError};
 pub use take::{TakeError, Taken, take};
 

@@ -158,7 +158,7 @@ impl Staging {
     ///
     /// # Errors
     /// Something is missing, another one was decided on before, or the file system failed.
-    pub fn decide(&self) -> Result<(), StagingError> {
+    pub fn decide(self) -> Result<(), StagingError> {
         let missing = self.missing().len();
         if missing > 0 {
             return Err(StagingError::Incomplete(missing));

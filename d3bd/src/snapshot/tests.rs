@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -21,7 +20,7 @@ use super::install::install_by_steps;
 use super::*;
 use crate::entries::log_entry;
 use crate::log::{self, Opened};
-use crate::media::{BlobStore, Connect, Fetcher};
+use crate::media::BlobStore;
 
 const DISK: DiskId = DiskId([3; 16]);
 
@@ -222,7 +221,6 @@ fn a_crash_at_any_step_of_an_install_ends_in_the_same_state() {
     for (last, applied) in [(0, 0), (9, 5), (20, 9), (20, 20)] {
         let decided = replica(last, applied);
         stage_all(&from, &taken, decided.path()).decide().unwrap();
-        crate::quarantine::write(decided.path(), "it differs").unwrap();
         for crash in 0.. {
             let victim = tempfile::tempdir().unwrap();
             copy(decided.path(), victim.path());
@@ -258,14 +256,12 @@ fn a_snapshot_that_is_older_than_the_log_is_dropped() {
     let taken = take_of(source.path(), None);
     let later = replica(20, 20);
     stage_all(&open_blobs(source.path()), &taken, later.path()).decide().unwrap();
-    crate::quarantine::write(later.path(), "it differs").unwrap();
     let (opened, _) = open_log(later.path());
     opened.log.cut(Slot(16));
     opened.log.close();
     assert_eq!(start(later.path()).0, Slot(16));
     assert_eq!(state(later.path()), state(source.path()));
     assert!(!later.path().join("install").exists());
-    assert!(later.path().join("quarantined").exists(), "its databases are still its own");
 }
 
 #[test]
@@ -298,43 +294,6 @@ fn what_is_staged_is_not_fetched_again() {
     assert_eq!(names(&target.path().join("incoming")), [newer.reference.digest.to_string()]);
     Staging::clear(target.path()).unwrap();
     assert!(Staging::resume(target.path()).unwrap().is_none());
-}
-
-/// A peer that serves a store.
-async fn peer(store: BlobStore) -> Connect {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(crate::media::serve(stream, store.clone(), Arc::new(|_| ())));
-        }
-    });
-    Arc::new(move |_| Box::pin(tokio::net::TcpStream::connect(address)))
-}
-
-#[tokio::test]
-async fn a_snapshot_is_received_although_it_breaks_off() {
-    let source = replica(20, 14);
-    let from = open_blobs(source.path());
-    let taken = take_of(source.path(), None);
-    let target = replica(3, 2);
-    let blobs = open_blobs(target.path());
-    let fetcher = Fetcher::new(blobs.clone(), peer(from.clone()).await);
-    let sources = [ReplicaId(2)];
-    let last = taken.manifest.databases.last().unwrap().file.digest;
-    let (place, aside) = (from.path(&last).unwrap(), source.path().join("aside"));
-    std::fs::rename(&place, &aside).unwrap();
-    let broken = receive(target.path(), &blobs, &fetcher, taken.reference, &sources).await.unwrap_err();
-    assert!(matches!(broken, ReceiveError::Fetch(_)), "{broken}");
-    assert_eq!(Staging::resume(target.path()).unwrap().unwrap().missing().len(), 1);
-    std::fs::rename(&aside, &place).unwrap();
-    receive(target.path(), &blobs, &fetcher, taken.reference, &sources).await.unwrap();
-    let again = receive(target.path(), &blobs, &fetcher, taken.reference, &sources).await.unwrap_err();
-    assert!(matches!(again, ReceiveError::Staging(_) | ReceiveError::Fetch(_)), "{again}");
-    start(target.path());
-    assert_eq!(state(target.path()), state(source.path()));
-    let huge = BlobReference { size: u64::MAX, ..taken.reference };
-    assert!(receive(target.path(), &blobs, &fetcher, huge, &sources).await.is_err());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::types::{Configuration, Member, Ticks};
 use d3b_paxos::{Settings, Storage};
-use d3bd::driver::{ApplyReport, Driver, Effect, Event, Process, Start};
+use d3bd::driver::{ApplyReport, Driver, Effect, Event, Process, Repair, Start};
 use d3bd::entries::{blob_of, log_entry};
 use d3bd::peer::PeerMessage;
 
@@ -283,6 +283,9 @@ impl<'p, M: Machine> World<'p, M> {
         let last = node.disk.log.last();
         let begin = Start {
             settings,
+            execution: node.execution,
+            joins: false,
+            repair: Repair::default(),
             replicas,
             configuration: node.disk.log.configuration(),
             held: node.disk.log.held(),
@@ -498,8 +501,15 @@ impl<'p, M: Machine> World<'p, M> {
                 Ok(())
             }
             Effect::FetchBlob { from, reference } => self.fetch(id, from, reference, true),
-            // Nothing here asks for a cut or a snapshot.
-            Effect::CutLog(_) | Effect::TakeSnapshot(_) | Effect::FetchSnapshot { .. } => {}
+            Effect::Connect(_) => Ok(()),
+            // Nothing here asks for a cut, for other members or for a snapshot yet, and nothing is quarantined.
+            Effect::CutLog(_)
+            | Effect::StartOver(_)
+            | Effect::TakeSnapshot { .. }
+            | Effect::FetchSnapshot { .. }
+            | Effect::InstallSnapshot { .. }
+            | Effect::PersistQuarantine(_)
+            | Effect::MemberRequestDone { .. } => Err(Violation(format!("{id} wants what nobody asked for"))),
             Effect::WriteDone { ticket, result } => self.write_done(id, ticket, result),
             Effect::ReadDone { ticket, result } => self.read_done(id, ticket, result),
         }
