@@ -16,7 +16,7 @@ use crate::driver::Event;
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher};
 use crate::run::Stop;
-use crate::snapshot::{self, Offer, Staging};
+use crate::snapshot::{self, Manifest, Offer, Staging};
 
 /// After each piece that was copied, as much time passes as it took, but no more than this: clients come first.
 const PAUSE_MAX: Duration = Duration::from_millis(100);
@@ -158,15 +158,23 @@ impl Fetching {
     }
 
     async fn fetch(&self, from: ReplicaId, manifest: BlobReference) -> Result<Slot, String> {
+        Manifest::check_size(&manifest).map_err(|error| error.to_string())?;
         let _kept = self.blobs.keep(&manifest.digest);
         self.fetcher.fetch(manifest, &[from]).await.map_err(|error| error.to_string())?;
         let (data_dir, blobs) = (self.data_dir.clone(), self.blobs.clone());
         let mut staging = blocking(move || Staging::begin(&data_dir, &manifest, &blobs)).await?;
-        let of: u64 = staging.manifest().databases.iter().map(|database| database.file.size).sum();
+        let of: u64 =
+            staging.manifest().databases.iter().map(|database| database.file.size).fold(0, u64::saturating_add);
         let slot = staging.manifest().slot;
+        // Better to know now than when the disk is nearly full.
+        let wanted = staging.missing().iter().map(|file| file.size).fold(0, u64::saturating_add);
+        self.blobs
+            .room()
+            .and_then(|room| room.for_file(wanted))
+            .map_err(|error| format!("the snapshot's files have {wanted} bytes more than are here: {error}"))?;
         loop {
             let missing = staging.missing();
-            let here = of.saturating_sub(missing.iter().map(|file| file.size).sum());
+            let here = of.saturating_sub(missing.iter().map(|file| file.size).fold(0, u64::saturating_add));
             drop(self.events.try_send(Event::SnapshotProgress { manifest: manifest.digest, here, of }));
             let Some(file) = missing.first().copied() else { break };
             let _kept = self.blobs.keep(&file.digest);

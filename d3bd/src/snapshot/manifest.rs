@@ -93,14 +93,20 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Whether a blob can be a manifest by its size: nobody fetches one that cannot.
+    ///
+    /// # Errors
+    /// It is too large.
+    pub fn check_size(reference: &BlobReference) -> Result<(), ManifestError> {
+        if reference.size > BYTES_MAX { Err(ManifestError::TooLarge(reference.size)) } else { Ok(()) }
+    }
+
     /// Reads a manifest that is in the blob store.
     ///
     /// # Errors
     /// It is not there, or no manifest.
     pub fn load(blobs: &BlobStore, reference: &BlobReference) -> Result<Manifest, ManifestError> {
-        if reference.size > BYTES_MAX {
-            return Err(ManifestError::TooLarge(reference.size));
-        }
+        Manifest::check_size(reference)?;
         let file = blobs.open_file(&reference.digest).map_err(|error| ManifestError::Unread(error.to_string()))?;
         let mut bytes = Vec::new();
         file.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| ManifestError::Unread(error.to_string()))?;

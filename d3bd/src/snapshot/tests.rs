@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -18,9 +19,11 @@ use tempfile::TempDir;
 
 use super::install::install_by_steps;
 use super::*;
+use crate::catch_up::Fetching;
+use crate::driver::Event;
 use crate::entries::log_entry;
 use crate::log::{self, Opened};
-use crate::media::BlobStore;
+use crate::media::{BlobStore, Connect, Fetcher};
 
 const DISK: DiskId = DiskId([3; 16]);
 
@@ -238,7 +241,8 @@ fn a_crash_at_any_step_of_an_install_ends_in_the_same_state() {
             let last = Slot(last as u64).max(taken.manifest.slot);
             assert_eq!(ends, (taken.manifest.slot, last, promised, Some(Epoch(2))), "{what}");
             assert_eq!(state(victim.path()), expected, "{what}");
-            assert_eq!(names(victim.path()), ["blobs", "databases", "incoming", "lock", "log.sqlite3"], "{what}");
+            let left = ["blobs", "databases", "incoming", "lock", "log.sqlite3", "media-incomplete"];
+            assert_eq!(names(victim.path()), left, "{what}");
             // And another start finds nothing to do.
             let last = Slot(records().len() as u64);
             assert_eq!(start(victim.path()), (ends.0, last, ends.2, ends.3), "{what}");
@@ -294,6 +298,59 @@ fn what_is_staged_is_not_fetched_again() {
     assert_eq!(names(&target.path().join("incoming")), [newer.reference.digest.to_string()]);
     Staging::clear(target.path()).unwrap();
     assert!(Staging::resume(target.path()).unwrap().is_none());
+}
+
+/// A peer that serves a store.
+async fn peer(store: BlobStore) -> Connect {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(crate::media::serve(stream, store.clone(), Arc::new(|_| ())));
+        }
+    });
+    Arc::new(move |_| Box::pin(tokio::net::TcpStream::connect(address)))
+}
+
+#[tokio::test]
+async fn a_snapshot_is_received_although_it_breaks_off() {
+    let source = replica(20, 14);
+    let from = open_blobs(source.path());
+    let taken = take_of(source.path(), None);
+    let target = replica(3, 2);
+    let blobs = open_blobs(target.path());
+    let (events, told) = std::sync::mpsc::sync_channel(100);
+    let fetching = Fetching {
+        data_dir: target.path().to_owned(),
+        blobs: blobs.clone(),
+        fetcher: Fetcher::new(blobs.clone(), peer(from.clone()).await),
+        events,
+        staged: Arc::default(),
+        busy: Arc::default(),
+    };
+    let result = || {
+        told.try_iter().find_map(|event| match event {
+            Event::SnapshotStaged { manifest, result } if manifest == taken.reference.digest => Some(result),
+            _ => None,
+        })
+    };
+    let last = taken.manifest.databases.last().unwrap().file.digest;
+    let (place, aside) = (from.path(&last).unwrap(), source.path().join("aside"));
+    std::fs::rename(&place, &aside).unwrap();
+    fetching.clone().run(ReplicaId(2), taken.reference).await;
+    assert!(matches!(result(), Some(Err(_))));
+    assert_eq!(Staging::resume(target.path()).unwrap().unwrap().missing().len(), 1);
+    assert!(fetching.decide(taken.reference.digest).is_err());
+    std::fs::rename(&aside, &place).unwrap();
+    fetching.clone().run(ReplicaId(2), taken.reference).await;
+    assert_eq!(result(), Some(Ok(taken.manifest.slot)));
+    fetching.decide(taken.reference.digest).unwrap();
+    start(target.path());
+    assert_eq!(state(target.path()), state(source.path()));
+    // Nobody fetches what cannot be a manifest.
+    let huge = BlobReference { size: u64::MAX, ..taken.reference };
+    fetching.run(ReplicaId(2), huge).await;
+    assert!(matches!(result(), Some(Err(reason)) if reason.contains("bytes")));
 }
 
 #[test]
