@@ -2,22 +2,24 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use d3b::{BlobReference, Digest, ReplicaId, Slot};
+use d3b::{BlobReference, Digest, Slot};
 use d3b_engine::{Applied, Engine, LogEntry, command};
 use d3b_paxos::Storage;
 use d3b_paxos::types::{Payload, Record};
 use tokio::sync::watch;
 
+use crate::catch_up::{Order, Taker};
 use crate::driver::{ApplyReport, DriverStatus, Event, Process};
 use crate::entries::{Needed, blob_of, log_entry};
 use crate::log::LogReader;
-use crate::media::{BlobStore, Fetcher, Prefetcher};
+use crate::media::{BlobStore, Fetcher, Prefetcher, Sources};
 use crate::run::{Clock, Stop};
 use crate::scrub::Damage;
 use crate::snapshot::Offer;
@@ -39,6 +41,16 @@ const SCAN_BYTES: usize = 32 << 20;
 /// After a sweep there is none for so many times as long as it took.
 const SWEEP_PAUSE: u32 = 20;
 
+/// What is known of the files that this replica should hold and does not.
+#[derive(Debug)]
+pub(crate) struct Wanting {
+    pub(crate) data_dir: PathBuf,
+    /// Whether they are to be looked up.
+    pub(crate) look_up: bool,
+    pub(crate) look_after: Instant,
+    pub(crate) told: Option<u64>,
+}
+
 /// How much of the log is kept, roughly: whichever is reached first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Retain {
@@ -55,7 +67,13 @@ pub(crate) struct Applier {
     pub(crate) prefetcher: Prefetcher,
     pub(crate) runtime: tokio::runtime::Handle,
     pub(crate) process: Process,
-    pub(crate) others: Vec<ReplicaId>,
+    /// The other members, those first that are heard from.
+    pub(crate) sources: Sources,
+    /// Peers that want snapshots.
+    pub(crate) orders: Receiver<Order>,
+    pub(crate) taker: Taker,
+    /// Which files this replica should hold is to be looked up, and whether they are here.
+    pub(crate) wanting: Wanting,
     pub(crate) grace: Duration,
     pub(crate) offer: Offer,
     pub(crate) retain: Retain,
@@ -147,6 +165,9 @@ impl Applier {
             upkeep.deleted_at = Some(record.slot);
         }
         self.applied.send_replace(applied);
+        for record in records.iter().filter(|record| record.slot <= applied) {
+            self.taker.applied(record);
+        }
         self.prefetch(records, applied);
         self.report(applied, progress.applied, applied >= end);
         if let Some((slot, reference)) = progress.needs_blob {
@@ -164,7 +185,7 @@ impl Applier {
     /// Gets a database's file that an entry cannot be applied without; tries until it is here or the process stops.
     fn fetch(&self, slot: Slot, reference: BlobReference) {
         let fetched = async {
-            while let Err(error) = self.fetcher.fetch(reference, &self.others).await {
+            while let Err(error) = self.fetcher.fetch(reference, &(self.sources)()).await {
                 tracing::warn!(%slot, digest = %reference.digest, %error, "a file that is needed cannot be fetched yet");
                 tokio::time::sleep(FETCH_RETRY).await;
             }
@@ -198,6 +219,10 @@ impl Applier {
         while let Ok((database, problem)) = self.damages.try_recv() {
             self.engine.set_damaged(database, problem).map_err(|fatal| describe(&fatal))?;
         }
+        while let Ok(order) = self.orders.try_recv() {
+            self.taker.take(order, &mut self.engine).map_err(|fatal| describe(&fatal))?;
+        }
+        self.look_for_files()?;
         let dirty = self.engine.applied() > upkeep.durable;
         if dirty && upkeep.checkpointed.elapsed() >= CHECKPOINT_INTERVAL {
             self.checkpoint(upkeep)?;
@@ -212,6 +237,43 @@ impl Applier {
         let settled = self.status.borrow().is_settled(self.clock.now().ticks);
         if due && settled && Instant::now() >= upkeep.sweep_after {
             self.sweep(upkeep)?;
+        }
+        Ok(())
+    }
+
+    /// Tells the driver how many files are missing here. Behind a snapshot, and where this replica only learns, all of them
+    /// are looked up; else those that wait to be fetched are known.
+    fn look_for_files(&mut self) -> Result<(), String> {
+        let waiting = self.prefetcher.waiting();
+        if !self.wanting.look_up {
+            return self.tell_wanting(waiting);
+        }
+        if Instant::now() < self.wanting.look_after {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let mut missing = 0;
+        let (blobs, prefetcher) = (&self.blobs, &self.prefetcher);
+        let mut look = |reference: BlobReference| {
+            if !blobs.contains(&reference.digest) {
+                missing += 1;
+                prefetcher.want(reference);
+            }
+        };
+        self.engine.media(&mut look).map_err(|fatal| describe(&fatal))?;
+        if missing == 0 && self.status.borrow().votes_here(self.process.replica) {
+            crate::snapshot::media_is_complete(&self.wanting.data_dir).map_err(|error| error.to_string())?;
+            self.wanting.look_up = false;
+        }
+        self.wanting.look_after = began + began.elapsed() * SWEEP_PAUSE;
+        self.tell_wanting(missing)
+    }
+
+    fn tell_wanting(&mut self, files: u64) -> Result<(), String> {
+        if self.wanting.told != Some(files) {
+            self.wanting.told = Some(files);
+            // The driver only goes away when the process ends.
+            drop(self.events.send(Event::Wanting(Some(files))));
         }
         Ok(())
     }
@@ -285,10 +347,8 @@ impl Applier {
     /// Every other member has applied everything up to here, as far as they have said.
     fn applied_everywhere(&self) -> Slot {
         let status = Arc::clone(&self.status.borrow());
-        let others = self.others.iter().map(|id| {
-            let told = status.members.iter().find(|member| member.id == *id).and_then(|member| member.applied);
-            told.unwrap_or(Slot::ZERO)
-        });
+        let others = status.members.iter().filter(|member| member.id != self.process.replica);
+        let others = others.map(|member| member.applied.unwrap_or(Slot::ZERO));
         others.min().unwrap_or(Slot(u64::MAX))
     }
 }
@@ -355,7 +415,7 @@ fn deletes(record: &Record, applied: Slot) -> bool {
 }
 
 /// An error with its causes, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -368,7 +428,7 @@ fn describe(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use d3b::{CatalogueChange, DatabaseName, IdempotencyKey, InsertMode, KeyedOperation, Operation};
+    use d3b::{CatalogueChange, DatabaseName, IdempotencyKey, InsertMode, KeyedOperation, Operation, ReplicaId};
     use d3b_engine::command::{Command, Origin};
     use d3b_paxos::StorageError;
     use d3b_paxos::types::{Ballot, Entry, Stamp};

@@ -8,6 +8,7 @@
 //! * [`recover`] makes a new cluster of what is left of one.
 
 mod applier;
+mod catch_up;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -17,6 +18,7 @@ pub mod entries;
 pub mod handle;
 pub mod http;
 pub mod inspect;
+mod join;
 pub mod log;
 pub mod media;
 pub mod offline;

@@ -18,7 +18,8 @@ use d3b_engine::Engine;
 use d3b_paxos::types::{Now, Ticks};
 use tokio::sync::watch;
 
-use crate::applier::{self, Applier, Retain};
+use crate::applier::{self, Applier, Retain, Wanting};
+use crate::catch_up::{Fetching, Order, Taker};
 use crate::config::Settings;
 use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Repair, Start};
 use crate::handle::{Handle, Parts, Waiting};
@@ -31,6 +32,8 @@ use crate::snapshot::{self, Offer};
 
 /// How many events may wait for the driver; beyond that clients are told to come back, and peers' messages are dropped.
 const EVENTS_MAX: usize = 16_384;
+/// How many peers may wait for a snapshot.
+const ORDERS_MAX: usize = 16;
 /// How many events the driver takes before it looks at what is to be done.
 const BURST_MAX: usize = 1_024;
 /// The driver looks up at least so often, to see whether it is to stop.
@@ -79,6 +82,14 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// A cluster that cannot be joined.
+    #[error("cannot join the cluster at {url}: {problem}")]
+    Join {
+        /// Where it was asked.
+        url: String,
+        /// Why.
+        problem: String,
+    },
     /// Threads or signals are not to be had.
     #[error("the system refused {what}")]
     System {
@@ -97,6 +108,8 @@ pub enum RunError {
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
     asked: AtomicBool,
+    /// Whether the replica is to start again in this same process.
+    again: AtomicBool,
     fatal: Mutex<Option<String>>,
 }
 
@@ -108,6 +121,16 @@ impl Stop {
 
     fn ask(&self) {
         self.asked.store(true, Ordering::Release);
+    }
+
+    /// The replica is to start again.
+    fn ask_again(&self) {
+        self.again.store(true, Ordering::Release);
+        self.ask();
+    }
+
+    fn is_again(&self) -> bool {
+        self.again.load(Ordering::Acquire)
     }
 
     /// This process must not go on: the first cause is kept.
@@ -154,6 +177,23 @@ fn random_u64() -> Result<u64, RunError> {
 /// # Errors
 /// It could not start, or stopped itself.
 pub fn run(settings: &Settings) -> Result<(), RunError> {
+    let mut settings = settings.clone();
+    crate::join::prepare(&mut settings)?;
+    // With a snapshot that was fetched it begins anew, as after a crash: there is one way in which databases are replaced.
+    while run_once(&mut settings)? == End::Again {
+        tracing::info!("starts again with the snapshot that was fetched");
+    }
+    Ok(())
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Stopped,
+    Again,
+}
+
+fn run_once(settings: &mut Settings) -> Result<End, RunError> {
     make_directory(&settings.data_dir)
         .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?;
     let (events, inbox) = sync_channel(EVENTS_MAX);
@@ -169,6 +209,10 @@ pub fn run(settings: &Settings) -> Result<(), RunError> {
         .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?;
     let http = listen("HTTP", settings.listen)?;
     let peers = listen("peers", settings.peer_listen)?;
+    // Whoever let the system choose a port keeps it.
+    settings.listen = http.local_addr().unwrap_or(settings.listen);
+    settings.peer_listen = peers.local_addr().unwrap_or(settings.peer_listen);
+    let settings = &*settings;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("d3bd-io")
@@ -246,9 +290,11 @@ struct Assembly<'a> {
 }
 
 impl Assembly<'_> {
-    fn start(self, runtime: &tokio::runtime::Runtime) -> Result<(), RunError> {
+    fn start(self, runtime: &tokio::runtime::Runtime) -> Result<End, RunError> {
         let Assembly { settings, events, inbox, stop, opened, engine, blobs, offer, http, peers } = self;
         let clock = Clock { started: Instant::now() };
+        let bound = peers.local_addr().unwrap_or(settings.peer_listen).to_string();
+        let peer_address = settings.replicas.get(&settings.id).cloned().unwrap_or(bound);
         let log::Opened { log, reader, disk, configuration, held, promised, base, last, ahead: _ } = opened;
         let (cluster, cluster_watch) = watch::channel(configuration.as_ref().map(|formed| formed.cluster));
         let http_address = http.local_addr().map_or(settings.listen, |address| address);
@@ -256,7 +302,7 @@ impl Assembly<'_> {
             PeerConfig {
                 replica: settings.id,
                 listener: peers,
-                peers: settings.replicas.clone(),
+                peers: configuration.as_ref().map_or_else(|| settings.replicas.clone(), crate::join::addresses),
                 key: settings.cluster_key.clone(),
                 http_address: format!("http://{http_address}"),
                 cluster: cluster_watch,
@@ -267,6 +313,16 @@ impl Assembly<'_> {
             runtime.handle(),
         );
         let fetcher = Fetcher::new(blobs.clone(), connect(&peers));
+        let taker = Taker {
+            log: reader.clone(),
+            blobs: blobs.clone(),
+            offer: offer.clone(),
+            events: events.clone(),
+            stop: Arc::clone(&stop),
+            configuration: configuration.clone(),
+            busy: Arc::default(),
+        };
+        let votes = configuration.as_ref().is_some_and(|it| it.votes(settings.id));
         let start = Start {
             settings: core_settings(settings, disk)?,
             execution: d3b_engine::EXECUTION,
@@ -291,7 +347,14 @@ impl Assembly<'_> {
         let incarnation = random_u64()?;
         let waiting = Arc::new(Waiting::default());
         let readers = engine.readers();
-        let others: Vec<ReplicaId> = settings.replicas.keys().copied().filter(|id| *id != settings.id).collect();
+        let sources = sources(settings.id, &status_watch);
+        let (orders, ordered) = sync_channel(ORDERS_MAX);
+        let wanting = Wanting {
+            data_dir: settings.data_dir.clone(),
+            look_up: !votes || snapshot::is_media_incomplete(&settings.data_dir),
+            look_after: Instant::now(),
+            told: None,
+        };
         let (damages, damaged) = channel();
         let durable = Arc::new(AtomicU64::new(0));
         let scrubber = Scrubber {
@@ -313,10 +376,13 @@ impl Assembly<'_> {
             log: reader.clone(),
             blobs: blobs.clone(),
             fetcher: fetcher.clone(),
-            prefetcher: Prefetcher::start(fetcher.clone(), others.clone(), runtime.handle()),
+            prefetcher: Prefetcher::start(fetcher.clone(), Arc::clone(&sources), runtime.handle()),
             runtime: runtime.handle().clone(),
             process: Process { replica: settings.id, incarnation },
-            others,
+            sources,
+            orders: ordered,
+            taker,
+            wanting,
             grace: settings.blob_grace,
             offer,
             retain: Retain { bytes: settings.log_retain_bytes, age: settings.log_retain_age },
@@ -354,8 +420,17 @@ impl Assembly<'_> {
             waiting,
             cluster,
             events: events.clone(),
-            blobs,
+            snapshots: Fetching {
+                data_dir: settings.data_dir.clone(),
+                blobs: blobs.clone(),
+                fetcher: fetcher.clone(),
+                events: events.clone(),
+                staged: Arc::default(),
+                busy: Arc::default(),
+            },
+            orders,
             fetcher,
+            blobs,
             fetching: Arc::default(),
             runtime: runtime.handle().clone(),
             stop: Arc::clone(&stop),
@@ -370,6 +445,7 @@ impl Assembly<'_> {
         let scrub_thread = (settings.scrub_bytes_per_second > 0).then(|| scrub::spawn(scrubber)).transpose();
         let scrub_thread = scrub_thread.map_err(|source| RunError::System { what: "a thread", source })?;
 
+        crate::join::ask(settings, disk, peer_address, &stop)?;
         runtime.block_on(serve(settings, &handle, http, &events, &stop, status_watch))?;
 
         // HTTP is drained. The driver ends first: dropping its executor ends the applier, which syncs the databases.
@@ -384,9 +460,21 @@ impl Assembly<'_> {
         log.close();
         match stop.cause() {
             Some(cause) => Err(RunError::Poisoned(cause)),
-            None => Ok(()),
+            None if stop.is_again() => Ok(End::Again),
+            None => Ok(End::Stopped),
         }
     }
+}
+
+/// The other members, those first that are heard from: one that does not answer costs its timeout.
+fn sources(me: ReplicaId, status: &watch::Receiver<Arc<DriverStatus>>) -> media::Sources {
+    let status = status.clone();
+    Arc::new(move || {
+        let status = Arc::clone(&status.borrow());
+        let mut others: Vec<_> = status.members.iter().filter(|member| member.id != me).collect();
+        others.sort_by_key(|member| !member.reachable);
+        others.into_iter().map(|member| member.id).collect()
+    })
 }
 
 fn core_settings(settings: &Settings, disk: DiskId) -> Result<d3b_paxos::Settings, RunError> {
@@ -464,7 +552,9 @@ async fn serve(
     signals.wait_for_stop(stop, &status).await;
     crate::supervisor::stopping();
     tracing::info!("stopping: handing over, then draining");
-    hand_over(settings.id, events, status).await;
+    if !stop.is_again() {
+        hand_over(settings.id, events, status).await;
+    }
     let _ = draining.send(true);
     let abort = server.abort_handle();
     if tokio::time::timeout(DRAIN_MAX, server).await.is_err() {
@@ -597,6 +687,10 @@ struct Executor {
     events: SyncSender<Event>,
     blobs: BlobStore,
     fetcher: Fetcher,
+    /// Fetches snapshots for this replica.
+    snapshots: Fetching,
+    /// The way to whoever takes them for others.
+    orders: SyncSender<Order>,
     fetching: Arc<Mutex<HashSet<(ReplicaId, d3b::Digest)>>>,
     runtime: tokio::runtime::Handle,
     stop: Arc<Stop>,
@@ -631,11 +725,28 @@ impl Executor {
                 }
             }
             Effect::Connect(configuration) => {
-                let members = configuration.members.iter().map(|(id, member)| (*id, member.peer.clone()));
-                self.peers.connect_with(&members.collect());
+                self.peers.connect_with(&crate::join::addresses(&configuration));
             }
+            Effect::StartOver(configuration) => match self.log.persist_configuration(&configuration) {
+                Ok(()) => self.stop.ask_again(),
+                Err(error) => self.stop.fatal(format!("the configuration cannot be written: {error}")),
+            },
+            Effect::TakeSnapshot { to, configuration } => {
+                if self.orders.try_send(Order { to, configuration }).is_err() {
+                    let result = Err("too many ask for snapshots".to_owned());
+                    return Some(Event::SnapshotTaken { to, result });
+                }
+            }
+            Effect::FetchSnapshot { from, manifest } => {
+                self.runtime.spawn(self.snapshots.clone().run(from, manifest));
+            }
+            Effect::InstallSnapshot { manifest } => match self.snapshots.decide(manifest) {
+                Ok(()) => self.stop.ask_again(),
+                Err(reason) => {
+                    return Some(Event::SnapshotStaged { manifest, result: Err(reason) });
+                }
+            },
             Effect::MemberRequestDone { ticket, result } => self.waiting.member_request_done(ticket, result),
-            Effect::TakeSnapshot { .. } | Effect::FetchSnapshot { .. } | Effect::InstallSnapshot { .. } => {}
             Effect::CutLog(base) => self.log.cut(base),
             Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
             Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),

@@ -98,6 +98,9 @@ impl Group {
         let disk = Disk::blank(disk);
         let start = Start {
             settings,
+            execution: 1,
+            joins: false,
+            repair: Repair::default(),
             replicas,
             configuration: is_formed.then(|| self.configuration.clone()),
             held: Slot::ZERO,
@@ -105,7 +108,6 @@ impl Group {
             base: Slot(1),
             last: Slot::ZERO,
             applied: Slot::ZERO,
-            repair: Repair::default(),
         };
         let driver = Driver::new(start, disk.log.clone(), self.now()).expect("an empty log can be read");
         let applied = BTreeMap::new();
@@ -215,8 +217,17 @@ impl Group {
                 let handled = node.driver.handle(now, Event::Applied(report));
                 handled.unwrap_or_else(|error| panic!("replica {id} must stop: {error}"));
             }
-            Effect::PersistQuarantine(reason) => panic!("one member alone cannot outvote {id}: {reason}"),
-            Effect::FetchBlob { .. } | Effect::CutLog(_) | Effect::WriteDone { .. } | Effect::ReadDone { .. } => {}
+            Effect::FetchBlob { .. }
+            | Effect::CutLog(_)
+            | Effect::StartOver(_)
+            | Effect::WriteDone { .. }
+            | Effect::ReadDone { .. }
+            | Effect::Connect(_)
+            | Effect::TakeSnapshot { .. }
+            | Effect::FetchSnapshot { .. }
+            | Effect::InstallSnapshot { .. }
+            | Effect::PersistQuarantine(_)
+            | Effect::MemberRequestDone { .. } => {}
         }
     }
 

@@ -637,6 +637,14 @@ impl Engine {
     /// # Errors
     /// A database cannot be read for a reason that lies in this replica.
     pub fn referenced_blobs(&self, visit: &mut dyn FnMut(Digest)) -> Result<(), Fatal> {
+        self.media(&mut |reference| visit(reference.digest))
+    }
+
+    /// Shows every media file of a live database, each as often as rows name it.
+    ///
+    /// # Errors
+    /// A database cannot be read for a reason that lies in this replica.
+    pub fn media(&self, visit: &mut dyn FnMut(BlobReference)) -> Result<(), Fatal> {
         let slot = self.applied;
         let live = catalogue::live_ids(&self.catalogue)
             .map_err(|error| sqlite_failed(error, slot, DatabaseId::catalogue()))?;

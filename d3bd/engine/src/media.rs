@@ -1,6 +1,6 @@
 //! The rows that name a database's attached files. Their bytes are blobs, and none of this module's business.
 
-use d3b::{Code, Digest, FileId, MediaChange, Rejection, Slot};
+use d3b::{BlobReference, Code, Digest, FileId, MediaChange, Rejection, Slot};
 use rusqlite::{Connection, params};
 
 use crate::database::Database;
@@ -41,11 +41,12 @@ pub(crate) fn describe(change: &MediaChange) -> String {
 }
 
 /// Shows the blob of every media file.
-pub(crate) fn visit(connection: &Connection, visit: &mut dyn FnMut(Digest)) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare("SELECT sha256 FROM _d3b_media")?;
+pub(crate) fn visit(connection: &Connection, visit: &mut dyn FnMut(BlobReference)) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("SELECT sha256, size FROM _d3b_media")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        visit(Digest(row.get(0)?));
+        let size: i64 = row.get(1)?;
+        visit(BlobReference { digest: Digest(row.get(0)?), size: size.unsigned_abs() });
     }
     Ok(())
 }

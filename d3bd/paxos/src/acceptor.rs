@@ -376,8 +376,9 @@ impl<S: Storage> Acceptor<S> {
             self.upto_durable = self.upto_durable.max(writing.upto);
         }
         if let Some(configuration) = &writing.configuration {
-            self.proposed.remove(&configuration.slot);
             self.epoch = configuration.epoch;
+            // With it goes what another leader of the same configuration proposed in its place, if it was left behind it.
+            self.proposed.retain(|_, other| other.epoch > configuration.epoch);
         }
         self.hear_commit(self.heard);
         writing.configuration.map_or(Persisted::Records, Persisted::Adopted)

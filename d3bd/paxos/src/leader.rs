@@ -28,14 +28,16 @@ struct Transfer {
 
 /// Leading.
 ///
-/// Invariants: the acceptor's run is of `ballot`; its `upto` is the end of the leader's log; `barrier <= upto`;
+/// Invariants: the acceptor's run is of `ballot`; its `upto` is the end of the leader's log; `barrier <= upto`,
+/// unless a configuration ends it;
 /// `chosen <= upto`; `window` has one size for each slot above the acceptor's commit up to `upto`, and `window_bytes` is
 /// their sum.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
     ballot: Ballot,
     /// The no-op after everything that phase one found. Once it is chosen, everything that was ever answered is known
-    /// to be chosen, and not before.
+    /// to be chosen, and not before. Where phase one has found a configuration there is none: the slot after it, which
+    /// this ballot does not reach.
     barrier: Slot,
     /// Everything up to here is chosen.
     chosen: Slot,
@@ -365,9 +367,13 @@ impl<S: Storage> Replica<S> {
                 break;
             }
         }
-        // A configuration is as good a barrier as a no-op, and nothing may follow it.
-        leader.barrier =
-            if core.acceptor.is_changing() { core.acceptor.upto() } else { leader.append_new(core, Payload::Noop, 0) };
+        // Behind a configuration nothing is proposed at this ballot, so the barrier is the next one's. This leader confirms
+        // no reads: if the configuration was chosen before, its own majority may have answered what lies behind.
+        leader.barrier = if core.acceptor.is_changing() {
+            core.acceptor.upto().next()
+        } else {
+            leader.append_new(core, Payload::Noop, 0)
+        };
         for id in core.peers() {
             let peer = match promisers.get(&id) {
                 Some((commit, clock_ms, _)) => Peer::known(*commit, *clock_ms, now),

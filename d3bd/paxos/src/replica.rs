@@ -295,11 +295,15 @@ impl<S: Storage> Replica<S> {
             && envelope.from != self.core.id()
             && own_ballot
             && envelope.message.is_sane();
-        if !makes_sense || !self.takes_part() {
-            return Heed::No;
-        }
         let known = members.contains_key(&envelope.from);
-        let heeded = match (envelope.message.standing(), envelope.epoch.cmp(epoch)) {
+        let standing = (envelope.message.standing(), envelope.epoch.cmp(epoch));
+        if !makes_sense || !self.takes_part() {
+            // Whoever was removed may be the only one that can tell of it.
+            let removed = makes_sense && !members.contains_key(&self.core.id());
+            let tells = removed && standing == (Standing::Question, Ordering::Less);
+            return if tells { Heed::Superseded } else { Heed::No };
+        }
+        let heeded = match standing {
             // An answer names what it answers, and whoever gives it need not have heard yet what this replica has.
             (Standing::Answer, order) => match &envelope.message {
                 Message::Superseded { .. } => known && order == Ordering::Greater,

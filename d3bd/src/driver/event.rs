@@ -223,6 +223,8 @@ pub enum Effect<D = Durable> {
     PersistQuarantine(String),
     /// A configuration is adopted, or known to be coming: these are the replicas to be connected with.
     Connect(Configuration),
+    /// Write down a newer configuration than the own one, which its members have adopted, and start again with it.
+    StartOver(Configuration),
     /// Take a snapshot for a peer; answered by [`Event::SnapshotTaken`].
     TakeSnapshot {
         /// Who asked for it.

@@ -304,7 +304,10 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             }
         }
         if !configuration.members.contains_key(&me) {
-            self.leave(format!("replica {me} was removed from the cluster (epoch {})", configuration.epoch.0));
+            // It may be the only one that knows: its core goes on telling those who ask.
+            let reason = format!("replica {me} was removed from the cluster (epoch {})", configuration.epoch.0);
+            tracing::error!(reason, "this replica takes no part any more");
+            self.removed = Some(reason);
         }
         self.effects.push(Effect::Connect(configuration));
     }
@@ -316,6 +319,12 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         let named = configuration.members.get(&me).map(|member| member.disk);
         if named == Some(self.start.settings.disk) {
             self.effects.push(Effect::Connect(configuration.clone()));
+            // Where there is a leader it brings what is missing. Where there is none, the others may wait for this
+            // replica's vote in that configuration: it takes it over as one that joins does.
+            let newer = self.replica().is_some_and(|replica| replica.configuration().epoch < configuration.epoch);
+            if newer && self.led_by.0.is_none() {
+                self.effects.push(Effect::StartOver(configuration.clone()));
+            }
         } else {
             self.leave(format!("replica {me} was removed from the cluster (epoch {})", configuration.epoch.0));
         }

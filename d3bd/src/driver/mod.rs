@@ -106,6 +106,8 @@ pub struct Driver<S, D = Durable> {
     members: Members,
     /// The snapshot that this replica waits for.
     catch_up: Option<CatchUp>,
+    /// Why it is no member any more, once its log has said so.
+    removed: Option<String>,
     /// When the write of the log that is under way began.
     writing_since: Option<Ticks>,
     /// When this replica was last known to be [settled](DriverStatus::settled_at).
@@ -154,6 +156,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             sums: Sums::default(),
             members: Members::default(),
             catch_up: None,
+            removed: None,
             writing_since: None,
             settled_at: None,
             proposals: BTreeMap::new(),
@@ -727,6 +730,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     /// Why this replica takes no requests at all.
     fn unavailable(&self) -> Option<Unavailable> {
+        if let Some(reason) = &self.removed {
+            return Some(Unavailable::Outcast { reason: reason.clone() });
+        }
         match &self.stage {
             Stage::Running(_) => None,
             Stage::Forming(formation) => Some(Unavailable::Forming { missing: missing(formation) }),

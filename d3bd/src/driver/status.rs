@@ -114,6 +114,12 @@ pub struct DriverStatus {
 }
 
 impl DriverStatus {
+    /// Whether a replica is a member that votes.
+    #[must_use]
+    pub fn votes_here(&self, id: ReplicaId) -> bool {
+        self.members.iter().any(|member| member.id == id && member.votes)
+    }
+
     /// Whether the replica was settled a moment ago.
     #[must_use]
     pub fn is_settled(&self, now: Ticks) -> bool {
@@ -209,6 +215,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         let configuration = replica.configuration();
         status.cluster = Some(configuration.cluster);
         status.epoch = configuration.epoch;
+        if let Some(reason) = &self.removed {
+            status.phase = Phase::Outcast { reason: reason.clone() };
+        }
         status.leader = core.leader;
         status.ballot = core.promised;
         status.commit = core.commit;

@@ -239,6 +239,14 @@ impl Locked {
     }
 }
 
+/// Whose the log of a directory is; `None` where there is none.
+///
+/// # Errors
+/// It is of another version, or cannot be read.
+pub fn replica_of(directory: &Path) -> Result<Option<ReplicaId>, LogError> {
+    if directory.join(store::FILE).exists() { store::replica_offline(directory).map(Some) } else { Ok(None) }
+}
+
 /// Opens the log of a data directory for reading only, whether or not its replica runs.
 ///
 /// # Errors

@@ -203,6 +203,12 @@ impl Store {
 
     /// Writes the configuration that this replica was told of; when this returns, it is on disk.
     pub(super) fn persist_configuration(&mut self, configuration: &Configuration) -> Result<(), LogError> {
+        let known = read_identity(&self.connection)?.configuration;
+        let same_cluster = known.filter(|known| known.configuration.cluster == configuration.cluster);
+        if same_cluster.is_some_and(|known| known.configuration.epoch >= configuration.epoch) {
+            // What the log itself has brought meanwhile is no older.
+            return Ok(());
+        }
         let adopted = Adopted { configuration: configuration.clone(), held: false };
         let configuration = seal(self.disk, "configuration", encode_configuration(&adopted));
         put(&self.connection, "configuration", &configuration).map_err(sqlite("writing the configuration"))
@@ -391,6 +397,16 @@ pub(super) fn sizes(connection: &Connection, from: Slot, upto: Slot, rows_max: u
         })
     });
     rows.map_err(reading())?.collect::<rusqlite::Result<_>>().map_err(reading())
+}
+
+/// Whose a log is that need not be in use.
+pub(super) fn replica_offline(directory: &Path) -> Result<ReplicaId, LogError> {
+    let (connection, _) = open_reader(directory)?;
+    let found = get_text(&connection, "replica").map_err(sqlite("reading whose it is"))?;
+    found.and_then(|text| text.parse().ok()).ok_or_else(|| LogError::Damaged {
+        place: "in its replica".to_owned(),
+        problem: "it does not parse".to_owned(),
+    })
 }
 
 pub(super) fn last(connection: &Connection) -> Result<Slot, LogError> {

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use bytes::Bytes;
 use d3b::ClusterId;
-use d3b_paxos::types::{Entry, Member, Payload, Record, Stamp};
+use d3b_paxos::types::{Entry, Epoch, Member, Payload, Record, Stamp};
 use d3b_paxos::{PersistBatch, Storage as _};
 
 use super::*;

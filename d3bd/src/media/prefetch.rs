@@ -3,14 +3,16 @@
 //! streamed through from a peer when somebody asks for it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use d3b::{BlobReference, Digest, ReplicaId};
+use d3b::{BlobReference, Digest};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{FetchError, Fetcher};
+use super::{FetchError, Fetcher, Sources};
 
 /// How many are fetched at once; what is waited for, such as a file that is offered, must find a place too.
 const CONCURRENT_MAX: usize = 2;
@@ -25,16 +27,27 @@ const ATTEMPTS_MAX: (u32, u32) = (60, 6);
 #[derive(Debug)]
 pub struct Prefetcher {
     wanted: mpsc::Sender<BlobReference>,
+    /// How many the task has in mind.
+    known: Arc<AtomicUsize>,
 }
 
 impl Prefetcher {
     /// Starts the task.
     #[must_use]
-    pub fn start(fetcher: Fetcher, sources: Vec<ReplicaId>, runtime: &tokio::runtime::Handle) -> Prefetcher {
+    pub fn start(fetcher: Fetcher, sources: Sources, runtime: &tokio::runtime::Handle) -> Prefetcher {
         let (wanted, inbox) = mpsc::channel(1_024);
-        let waiting = Waiting { fetcher, sources, due: BTreeMap::new(), known: BTreeSet::new() };
+        let known = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&known);
+        let waiting = Waiting { fetcher, sources, due: BTreeMap::new(), known: BTreeSet::new(), count };
         runtime.spawn(waiting.run(inbox));
-        Prefetcher { wanted }
+        Prefetcher { wanted, known }
+    }
+
+    /// How many files wait to be fetched, or are being fetched.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        let queued = self.wanted.max_capacity() - self.wanted.capacity();
+        (queued + self.known.load(Ordering::Relaxed)) as u64
     }
 
     /// Has a file fetched when there is time. Never blocks.
@@ -48,10 +61,12 @@ impl Prefetcher {
 /// What is to be fetched, and when.
 struct Waiting {
     fetcher: Fetcher,
-    sources: Vec<ReplicaId>,
+    sources: Sources,
     due: BTreeMap<(Instant, Digest), (BlobReference, u32)>,
     /// What waits or is being fetched.
     known: BTreeSet<Digest>,
+    /// How many those are, for others to see.
+    count: Arc<AtomicUsize>,
 }
 
 type Ended = (BlobReference, u32, Result<(), FetchError>);
@@ -65,9 +80,10 @@ impl Waiting {
                 && entry.key().0 <= Instant::now()
             {
                 let (reference, attempt) = entry.remove();
-                let (fetcher, sources) = (self.fetcher.clone(), self.sources.clone());
+                let (fetcher, sources) = (self.fetcher.clone(), (self.sources)());
                 running.spawn(async move { (reference, attempt, fetcher.fetch(reference, &sources).await) });
             }
+            self.count.store(self.known.len(), Ordering::Relaxed);
             let next = self.due.first_key_value().map(|((at, _), _)| *at);
             let next = next.filter(|_| running.len() < CONCURRENT_MAX);
             tokio::select! {
@@ -119,6 +135,8 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::super::BlobStore;
+    use d3b::ReplicaId;
+
     use super::*;
 
     fn waiting(directory: &tempfile::TempDir) -> Waiting {
@@ -127,7 +145,8 @@ mod tests {
             Arc::new(|_| async { Err(io::ErrorKind::ConnectionRefused.into()) }.boxed());
         Waiting {
             fetcher: Fetcher::new(store, connect),
-            sources: vec![ReplicaId(2)],
+            sources: Arc::new(|| vec![ReplicaId(2)]),
+            count: Arc::default(),
             due: BTreeMap::new(),
             known: BTreeSet::new(),
         }

@@ -127,6 +127,12 @@ impl BlobStore {
         self.shared.temporary.join(format!("{PARTIAL}{digest}"))
     }
 
+    /// How many bytes of a blob that is being fetched are here.
+    #[must_use]
+    pub fn partial_length(&self, digest: &Digest) -> u64 {
+        std::fs::metadata(self.partial_path(digest)).map_or(0, |metadata| metadata.len())
+    }
+
     /// Begins a blob of at most so many bytes. Blocks, as all of its methods do.
     ///
     /// # Errors

@@ -339,7 +339,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let accepting = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            accept(&mut stream, &myself(2, 7, b"key"), |_| true).await
+            accept(&mut stream, &myself(2, 7, b"key"), |_, _| true).await
         };
         let connecting = async {
             let mut stream = TcpStream::connect(address).await.unwrap();

@@ -568,7 +568,7 @@ mod tests {
         let connect = async || {
             let mut stream = TcpStream::connect(&peers[&ReplicaId(1)]).await.unwrap();
             let limit = Duration::from_secs(60);
-            handshake::connect(&mut stream, &two_says, Purpose::Messages, ReplicaId(1), limit).await.unwrap();
+            handshake::connect(&mut stream, &two_says, VERSION, Purpose::Messages, ReplicaId(1), limit).await.unwrap();
             stream.write_all(&frame::encode(&held())).await.unwrap();
             stream
         };
@@ -618,7 +618,7 @@ mod tests {
         for id in 0..200 {
             first.peers.send(ReplicaId(2), PeerMessage::Forward { id, command: command.clone() });
         }
-        let waiting = first.peers.shared.outgoing[&ReplicaId(2)].bytes.load(Ordering::Relaxed);
+        let waiting = first.peers.shared.link(ReplicaId(2)).expect("it is a member").bytes.load(Ordering::Relaxed);
         assert!(waiting <= QUEUE_BYTES_MAX, "{waiting} bytes wait");
     }
 }

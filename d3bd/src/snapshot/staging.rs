@@ -64,6 +64,9 @@ impl Staging {
     /// # Errors
     /// The manifest is none, or a directory cannot be made.
     pub fn begin(data_directory: &Path, reference: &BlobReference, blobs: &BlobStore) -> Result<Staging, StagingError> {
+        if data_directory.join(INSTALL).exists() {
+            return Err(StagingError::Decided);
+        }
         let manifest = Manifest::load(blobs, reference)?;
         let incoming = data_directory.join(INCOMING);
         let path = incoming.join(reference.digest.to_string());

@@ -18,9 +18,14 @@ pub(super) fn fact(event: &Event<Written>) -> u64 {
         Event::Write(_) => 6,
         Event::Read(_) => 7,
         Event::HandOver => 8,
-        Event::Rebuild { .. } => 10,
-        Event::ContentRead { .. } => 11,
-        Event::CutDue(slot) => 12 | slot.0 << 8,
+        Event::MemberRequest { .. } => 10,
+        Event::Wanting(_) => 11,
+        Event::SnapshotTaken { .. } => 12,
+        Event::SnapshotProgress { .. } => 13,
+        Event::SnapshotStaged { .. } => 14,
+        Event::Rebuild { .. } => 15,
+        Event::ContentRead { .. } => 16 | 1 << 8,
+        Event::CutDue(base) => 17 | base.0 << 8,
     }
 }
 
@@ -40,6 +45,11 @@ pub(super) fn describe(event: &Event<Written>) -> String {
         | Event::BlobUnderWay { .. }
         | Event::Read(_)
         | Event::HandOver
+        | Event::MemberRequest { .. }
+        | Event::Wanting(_)
+        | Event::SnapshotTaken { .. }
+        | Event::SnapshotProgress { .. }
+        | Event::SnapshotStaged { .. }
         | Event::Rebuild { .. }
         | Event::ContentRead { .. }
         | Event::CutDue(_) => shortened(&format!("{event:?}")),

@@ -283,6 +283,9 @@ impl<'p, M: Machine> World<'p, M> {
         let last = node.disk.log.last();
         let begin = Start {
             settings,
+            execution: node.execution,
+            joins: false,
+            repair: Repair::default(),
             replicas,
             configuration: node.disk.log.configuration(),
             held: node.disk.log.held(),
@@ -290,7 +293,6 @@ impl<'p, M: Machine> World<'p, M> {
             base: Slot(1),
             last,
             applied: machine.resume_after(),
-            repair: Repair::default(),
         };
         let pace = node.pace;
         let now = d3b_paxos::types::Now { ticks: Ticks(0), ..node.now(time) };
@@ -498,9 +500,16 @@ impl<'p, M: Machine> World<'p, M> {
                 self.apply_later(id);
                 Ok(())
             }
-            Effect::PersistQuarantine(reason) => Err(Violation(format!("{id} is quarantined: {reason}"))),
-            Effect::CutLog(slot) => Err(Violation(format!("the log of {id} is to be cut below {slot}"))),
             Effect::FetchBlob { from, reference } => self.fetch(id, from, reference, true),
+            Effect::Connect(_) => Ok(()),
+            // Nothing here asks for a cut, for other members or for a snapshot yet, and nothing is quarantined.
+            Effect::CutLog(_)
+            | Effect::StartOver(_)
+            | Effect::TakeSnapshot { .. }
+            | Effect::FetchSnapshot { .. }
+            | Effect::InstallSnapshot { .. }
+            | Effect::PersistQuarantine(_)
+            | Effect::MemberRequestDone { .. } => Err(Violation(format!("{id} wants what nobody asked for"))),
             Effect::WriteDone { ticket, result } => self.write_done(id, ticket, result),
             Effect::ReadDone { ticket, result } => self.read_done(id, ticket, result),
         }

@@ -1,5 +1,6 @@
 //! The core against a network, disks and clocks that do their worst, and its rules one by one.
 
+mod changes;
 mod disk;
 mod leading;
 mod one;

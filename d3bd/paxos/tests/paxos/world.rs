@@ -115,6 +115,8 @@ pub struct World {
     reads: BTreeMap<(ReplicaId, ReadId), Slot>,
     /// Who needs a snapshot, and whose log begins too late for it.
     pub behind: BTreeMap<ReplicaId, ReplicaId>,
+    /// Who was told of a newer configuration than its own.
+    told: BTreeMap<ReplicaId, Configuration>,
     next_id: u64,
     pub proposed: BTreeMap<ProposalId, Reply>,
     /// Whether configurations change and logs are cut.
@@ -178,6 +180,7 @@ impl World {
             visible: Slot::ZERO,
             reads: BTreeMap::new(),
             behind: BTreeMap::new(),
+            told: BTreeMap::new(),
             next_id: 0,
             proposed: BTreeMap::new(),
             changes: seed % 2 == 1,
@@ -345,7 +348,7 @@ impl World {
             }
             Reply::TransferEnded { .. } => {}
             Reply::Behind { peer, .. } => drop(self.behind.insert(id, peer)),
-            Reply::Superseded { .. } => {}
+            Reply::Superseded { configuration } => drop(self.told.insert(id, *configuration)),
         }
     }
 
@@ -385,7 +388,9 @@ impl World {
             if acceptors.iter().filter(|id| governing.votes(**id)).count() >= governing.majority() {
                 let chosen = self.chosen.entry(record.slot).or_insert_with(|| record.entry.clone());
                 ensure!(*chosen == record.entry, "two values are chosen at slot {}", record.slot);
+                // One that a rival of the chosen one left behind is chosen in vain.
                 if let Payload::Configuration(configuration) = &record.entry.payload
+                    && configuration.epoch > governing.epoch
                     && !self.configurations.contains_key(&record.slot)
                 {
                     self.configurations.insert(record.slot, (**configuration).clone());
@@ -448,6 +453,22 @@ impl World {
             });
             if let Some(configuration) = told {
                 self.node_mut(id).disk.configuration = Some((configuration, false));
+                self.start(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whoever was told of a newer configuration writes it down, as one that joins does, and starts again.
+    pub fn heed_told(&mut self) -> Checked {
+        for (id, configuration) in std::mem::take(&mut self.told) {
+            let newer = |(own, _): &(Configuration, bool)| own.epoch < configuration.epoch;
+            if self.node(id).replica.is_some() && self.node(id).disk.configuration.as_ref().is_some_and(newer) {
+                self.crash(id)?;
+                // What was being written may have brought a newer one.
+                let disk = &mut self.node_mut(id).disk;
+                disk.configuration =
+                    disk.configuration.take().filter(|own| !newer(own)).or(Some((configuration, false)));
                 self.start(id)?;
             }
         }
@@ -543,7 +564,8 @@ impl World {
             }
             Message::Promise { ballot, records, .. } => {
                 ensure!(disk.promised >= *ballot, "{from} sends Promise {ballot} before it is durable");
-                for record in records {
+                // What was cut meanwhile was held when it was said.
+                for record in records.iter().filter(|record| record.slot >= disk.base) {
                     let held = disk.records.get(&record.slot).map(|held| held.ballot);
                     ensure!(held >= Some(record.ballot), "{from} promises a record that is not durable");
                 }
@@ -623,6 +645,7 @@ impl World {
         self.ticks += 10;
         self.welcome()?;
         self.install_snapshots()?;
+        self.heed_told()?;
         let awake: Vec<ReplicaId> = self.nodes.iter().filter(|(_, node)| !node.paused).map(|(id, _)| *id).collect();
         for id in &awake {
             self.tick(*id)?;

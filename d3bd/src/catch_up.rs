@@ -1,0 +1,228 @@
+//! Snapshots on their way: one that is taken for a peer, beside the thread that applies, and one that is fetched.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use d3b::{BlobReference, Digest, ReplicaId, Slot};
+use d3b_engine::Engine;
+use d3b_paxos::Storage as _;
+use d3b_paxos::types::{Configuration, Payload, Record};
+
+use crate::driver::Event;
+use crate::log::LogReader;
+use crate::media::{BlobStore, Fetcher};
+use crate::run::Stop;
+use crate::snapshot::{self, Offer, Staging};
+
+/// After each piece that was copied, as much time passes as it took, but no more than this: clients come first.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// A peer wants a snapshot.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) to: ReplicaId,
+    /// What was adopted when it was asked for.
+    pub(crate) configuration: Configuration,
+}
+
+/// Takes snapshots for peers, one at a time.
+pub(crate) struct Taker {
+    pub(crate) log: LogReader,
+    pub(crate) blobs: BlobStore,
+    pub(crate) offer: Offer,
+    pub(crate) events: SyncSender<Event>,
+    pub(crate) stop: Arc<Stop>,
+    /// The newest configuration that is known to have been adopted; `None` before the cluster is formed.
+    pub(crate) configuration: Option<Configuration>,
+    pub(crate) busy: Arc<AtomicBool>,
+}
+
+impl Taker {
+    /// An entry was applied: it may have changed the configuration.
+    pub(crate) fn applied(&mut self, record: &Record) {
+        if let Payload::Configuration(configuration) = &record.entry.payload {
+            self.learn(&Configuration { slot: record.slot, ..(**configuration).clone() });
+        }
+    }
+
+    fn learn(&mut self, configuration: &Configuration) {
+        if self.configuration.as_ref().is_none_or(|known| known.epoch < configuration.epoch) {
+            self.configuration = Some(configuration.clone());
+        }
+    }
+
+    /// Begins a snapshot, unless there is one already. The engine goes on at once.
+    ///
+    /// # Errors
+    /// The replica must stop.
+    pub(crate) fn take(&mut self, order: Order, engine: &mut Engine) -> Result<(), d3b_engine::Fatal> {
+        let Order { to, configuration } = order;
+        self.learn(&configuration);
+        if let Some((reference, manifest)) = self.offer.current() {
+            self.answer(to, Ok((manifest.slot, reference)));
+            return Ok(());
+        }
+        if self.busy.swap(true, Ordering::AcqRel) {
+            self.answer(to, Err("another snapshot is being taken".to_owned()));
+            return Ok(());
+        }
+        let source = engine.begin_snapshot()?;
+        let slot = source.slot();
+        let reservation = self.offer.reserve(slot);
+        // Only what was adopted at or before the snapshot's slot is in effect there; and everything that was adopted up to
+        // there is known here, as this thread has applied it.
+        let configuration = self.configuration.clone().filter(|known| known.slot <= slot);
+        let record = self.log.read(slot, slot, 0).ok().and_then(|records| records.into_iter().next());
+        let (Some(configuration), Some(record)) = (configuration, record) else {
+            self.busy.store(false, Ordering::Release);
+            self.answer(to, Err(format!("there is nothing to take at slot {slot} yet")));
+            return Ok(());
+        };
+        let (blobs, offer, events) = (self.blobs.clone(), self.offer.clone(), self.events.clone());
+        let (stop, busy) = (Arc::clone(&self.stop), Arc::clone(&self.busy));
+        let work = move || {
+            let began = Instant::now();
+            let result = take(&source, record, configuration, &blobs, &offer, &stop);
+            drop((source, reservation));
+            busy.store(false, Ordering::Release);
+            match &result {
+                Ok((slot, _)) => tracing::info!(%slot, peer = %to, took = ?began.elapsed(), "took a snapshot"),
+                Err(reason) => tracing::warn!(peer = %to, reason, "could not take a snapshot"),
+            }
+            // The driver only goes away when the process ends.
+            drop(events.send(Event::SnapshotTaken { to, result }));
+        };
+        if let Err(error) = std::thread::Builder::new().name("d3bd-snapshot".to_owned()).spawn(work) {
+            self.busy.store(false, Ordering::Release);
+            self.answer(to, Err(format!("the system refused a thread: {error}")));
+        }
+        Ok(())
+    }
+
+    fn answer(&self, to: ReplicaId, result: Result<(Slot, BlobReference), String>) {
+        drop(self.events.send(Event::SnapshotTaken { to, result }));
+    }
+}
+
+fn take(
+    source: &d3b_engine::SnapshotSource,
+    record: Record,
+    configuration: Configuration,
+    blobs: &BlobStore,
+    offer: &Offer,
+    stop: &Stop,
+) -> Result<(Slot, BlobReference), String> {
+    let earlier = offer.current().map(|(_, manifest)| manifest);
+    let mut since = Instant::now();
+    let mut pace = |_: u64| {
+        if stop.asked() {
+            return Err(io::Error::other("the process stops"));
+        }
+        std::thread::sleep(since.elapsed().min(PAUSE_MAX));
+        since = Instant::now();
+        Ok(())
+    };
+    let taken = snapshot::take(source, record, configuration, blobs, earlier.as_deref(), &mut pace);
+    let taken = taken.map_err(|error| crate::applier::describe(&error))?;
+    let answer = (taken.manifest.slot, taken.reference);
+    offer.publish(taken, Instant::now()).map_err(|error| error.to_string())?;
+    Ok(answer)
+}
+
+/// Fetches snapshots, one at a time.
+#[derive(Clone)]
+pub(crate) struct Fetching {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) blobs: BlobStore,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) events: SyncSender<Event>,
+    /// What is here as a whole, and can be decided on.
+    pub(crate) staged: Arc<Mutex<Option<(Digest, Staging)>>>,
+    /// Whether one is being fetched.
+    pub(crate) busy: Arc<AtomicBool>,
+}
+
+impl Fetching {
+    /// Fetches a snapshot, file by file; what an attempt before has brought is not fetched again.
+    pub(crate) async fn run(self, from: ReplicaId, manifest: BlobReference) {
+        if self.busy.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let result = self.fetch(from, manifest).await;
+        self.busy.store(false, Ordering::Release);
+        drop(self.events.try_send(Event::SnapshotStaged { manifest: manifest.digest, result }));
+    }
+
+    async fn fetch(&self, from: ReplicaId, manifest: BlobReference) -> Result<Slot, String> {
+        let _kept = self.blobs.keep(&manifest.digest);
+        self.fetcher.fetch(manifest, &[from]).await.map_err(|error| error.to_string())?;
+        let (data_dir, blobs) = (self.data_dir.clone(), self.blobs.clone());
+        let mut staging = blocking(move || Staging::begin(&data_dir, &manifest, &blobs)).await?;
+        let of: u64 = staging.manifest().databases.iter().map(|database| database.file.size).sum();
+        let slot = staging.manifest().slot;
+        loop {
+            let missing = staging.missing();
+            let here = of.saturating_sub(missing.iter().map(|file| file.size).sum());
+            drop(self.events.try_send(Event::SnapshotProgress { manifest: manifest.digest, here, of }));
+            let Some(file) = missing.first().copied() else { break };
+            let _kept = self.blobs.keep(&file.digest);
+            self.fetch_file(file, from, (manifest.digest, here, of)).await?;
+            let blobs = self.blobs.clone();
+            staging = blocking(move || staging.stage(&file.digest, &blobs).map(|()| staging)).await?;
+        }
+        *self.staged.lock().expect("no panic while held") = Some((manifest.digest, staging));
+        Ok(slot)
+    }
+
+    /// A large file takes long: as long as it grows, so does the progress.
+    async fn fetch_file(
+        &self,
+        file: BlobReference,
+        from: ReplicaId,
+        (manifest, here, of): (Digest, u64, u64),
+    ) -> Result<(), String> {
+        let sources = [from];
+        let fetched = self.fetcher.fetch(file, &sources);
+        tokio::pin!(fetched);
+        let mut look = tokio::time::interval(Duration::from_secs(1));
+        let mut known = 0;
+        loop {
+            tokio::select! {
+                result = &mut fetched => return result.map_err(|error| error.to_string()),
+                _ = look.tick() => {
+                    let grown = self.blobs.partial_length(&file.digest);
+                    if grown > known {
+                        known = grown;
+                        let here = here + grown;
+                        drop(self.events.try_send(Event::SnapshotProgress { manifest, here, of }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes the next start begin with a snapshot that is here.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub(crate) fn decide(&self, manifest: Digest) -> Result<(), String> {
+        let staged = self.staged.lock().expect("no panic while held").take();
+        match staged {
+            Some((digest, staging)) if digest == manifest => {
+                staging.decide().map_err(|error| crate::applier::describe(&error))
+            }
+            Some(_) | None => Err("it is not here".to_owned()),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static, E: std::error::Error + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|panic| panic.to_string())?;
+    done.map_err(|error| crate::applier::describe(&error))
+}
