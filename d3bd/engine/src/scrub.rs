@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use d3b::{DatabaseId, Rejection, Slot};
+use d3b::{DatabaseId, Slot};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode};
 use xxhash_rust::xxh3::Xxh3;
@@ -47,16 +47,6 @@ pub enum Scrubbed {
 }
 
 impl Readers {
-    /// Every database that there is to read, the catalogue among them.
-    ///
-    /// # Errors
-    /// The catalogue cannot be read.
-    pub fn ids(&self) -> Result<Vec<DatabaseId>, Rejection> {
-        let live = self.databases()?;
-        let ids = live.iter().filter_map(|info| info.id.parse().ok());
-        Ok(std::iter::once(DatabaseId::catalogue()).chain(ids).collect())
-    }
-
     /// Reads a database from end to end, as of one moment, on a connection of its own: what others have in memory says
     /// nothing about the disk. As long as it lasts, the write-ahead log cannot begin anew.
     #[must_use]

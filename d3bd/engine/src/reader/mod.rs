@@ -199,6 +199,21 @@ impl Readers {
         Ok(databases)
     }
 
+    /// Every database that there is to read, the catalogue among them.
+    ///
+    /// # Errors
+    /// The catalogue cannot be read.
+    pub fn ids(&self) -> Result<Vec<DatabaseId>, Rejection> {
+        let live = self.on_catalogue(|catalogue| {
+            catalogue
+                .own("/*d3b*/SELECT id FROM _d3b_history WHERE until_slot IS NULL ORDER BY id")?
+                .query_map([], |row| row.get::<_, String>(0))?
+                .collect::<rusqlite::Result<Vec<String>>>()
+        })?;
+        let ids = live.iter().filter_map(|id| id.parse().ok());
+        Ok(std::iter::once(DatabaseId::catalogue()).chain(ids).collect())
+    }
+
     /// One database.
     ///
     /// # Errors
