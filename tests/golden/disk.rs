@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use d3b::Slot;
-use d3b_paxos::types::{Ballot, Record};
+use d3b_paxos::types::{Ballot, Configuration, Record};
 use d3b_paxos::{PersistBatch, Storage, StorageError};
 use d3b_tests::durability;
 
@@ -18,13 +18,19 @@ pub struct Disk {
 #[derive(Debug)]
 struct Contents {
     promised: Ballot,
+    /// The configuration that was adopted last, and whether that was as it was chosen.
+    configuration: Configuration,
+    held: bool,
+    /// Where the log begins.
+    base: Slot,
     records: BTreeMap<Slot, Record>,
 }
 
 impl Disk {
-    /// A disk on which nothing was written yet.
-    pub fn blank() -> Disk {
-        let contents = Contents { promised: Ballot::ZERO, records: BTreeMap::new() };
+    /// A disk on which nothing was written yet but a configuration, as its replica was told of it.
+    pub fn blank(configuration: Configuration) -> Disk {
+        let (promised, base, records) = (Ballot::ZERO, Slot(1), BTreeMap::new());
+        let contents = Contents { promised, configuration, held: false, base, records };
         Disk { contents: Rc::new(RefCell::new(contents)) }
     }
 
@@ -34,7 +40,46 @@ impl Disk {
         if let Some(promised) = batch.promised {
             contents.promised = promised;
         }
+        if let Some(configuration) = &batch.configuration {
+            (contents.configuration, contents.held) = (configuration.clone(), true);
+        }
         contents.records.extend(batch.records.iter().map(|record| (record.slot, record.clone())));
+    }
+
+    /// Forgets what lies below a slot.
+    pub fn cut(&self, base: Slot) {
+        let mut contents = self.contents.borrow_mut();
+        contents.base = contents.base.max(base);
+        contents.records = contents.records.split_off(&base);
+    }
+
+    /// Takes over what a snapshot brings: the record of its slot, where the log begins then, and its configuration.
+    pub fn install(&self, record: Record, configuration: Configuration) {
+        self.cut(record.slot);
+        let mut contents = self.contents.borrow_mut();
+        if contents.configuration.epoch < configuration.epoch {
+            contents.held = configuration.slot <= record.slot;
+            contents.configuration = configuration;
+        }
+        if contents.records.get(&record.slot).is_none_or(|held| held.ballot < record.ballot) {
+            contents.records.insert(record.slot, record);
+        }
+    }
+
+    /// The configuration that was adopted last.
+    pub fn configuration(&self) -> Configuration {
+        self.contents.borrow().configuration.clone()
+    }
+
+    /// Everything up to here was held as it was chosen when the configuration was adopted.
+    pub fn held(&self) -> Slot {
+        let contents = self.contents.borrow();
+        if contents.held { contents.configuration.slot } else { Slot::ZERO }
+    }
+
+    /// The first slot that it holds.
+    pub fn base(&self) -> Slot {
+        self.contents.borrow().base
     }
 
     /// The promise.

@@ -2,7 +2,7 @@
 
 use d3b::{ReplicaId, Slot};
 use d3b_paxos::Role;
-use d3b_paxos::types::Ballot;
+use d3b_paxos::types::{Ballot, Epoch};
 
 use crate::script::{number, replica, slot};
 use crate::words;
@@ -39,6 +39,14 @@ pub enum Expectation {
     NoAnswer(String),
     /// `refused r1`: its client was told that it is not to be had here.
     Refused(String),
+    /// `adopted 2 1`: the number of the configuration on its disk.
+    Adopted(ReplicaId, Epoch),
+    /// `begins 1 3`: the first slot of the log on its disk.
+    Begins(ReplicaId, Slot),
+    /// `superseded 3 1`: its driver was told of the configuration of this number.
+    Superseded(ReplicaId, Epoch),
+    /// `behind 3 5`: its driver was told that it lacks what stood before this slot.
+    Behind(ReplicaId, Slot),
     /// `silent 3`: it has not said a word since it started.
     Silent(ReplicaId),
 }
@@ -57,11 +65,15 @@ pub fn parse(words: &[&str]) -> Result<Expectation, String> {
         ["holds", at, place, value, "at", by] => {
             Expectation::Holds(replica(at)?, slot(place)?, (*value).to_owned(), ballot(by)?)
         }
-        ["chosen", place, value] => Expectation::Chosen(slot(place)?, (*value).to_owned()),
+        ["chosen", place, value @ ..] if !value.is_empty() => Expectation::Chosen(slot(place)?, value.join(" ")),
         ["not", "chosen", place] => Expectation::NotChosen(slot(place)?),
         ["answer", name, place] => Expectation::Answer((*name).to_owned(), slot(place)?),
         ["no", "answer", name] => Expectation::NoAnswer((*name).to_owned()),
         ["refused", name] => Expectation::Refused((*name).to_owned()),
+        ["adopted", at, epoch] => Expectation::Adopted(replica(at)?, Epoch(number(epoch)?)),
+        ["begins", at, base] => Expectation::Begins(replica(at)?, slot(base)?),
+        ["superseded", at, epoch] => Expectation::Superseded(replica(at)?, Epoch(number(epoch)?)),
+        ["behind", at, base] => Expectation::Behind(replica(at)?, slot(base)?),
         ["silent", at] => Expectation::Silent(replica(at)?),
         _ => return Err("no such expectation".to_owned()),
     })
@@ -135,6 +147,22 @@ impl Expectation {
             Expectation::Refused(name) => {
                 let answer = world.answer(name)?;
                 demand(answer == Some(None), || format!("answer: {answer:?}"))
+            }
+            Expectation::Adopted(at, epoch) => {
+                let configuration = world.node(*at)?.disk.configuration();
+                demand(configuration.epoch == *epoch, || words::members(&configuration))
+            }
+            Expectation::Begins(at, slot) => {
+                let base = world.node(*at)?.disk.base();
+                demand(base == *slot, || format!("begins at {base}"))
+            }
+            Expectation::Superseded(at, epoch) => {
+                let told = world.node(*at)?.superseded;
+                demand(told == Some(*epoch), || format!("it was told of {told:?}"))
+            }
+            Expectation::Behind(at, base) => {
+                let told = world.node(*at)?.behind;
+                demand(told == Some(*base), || format!("it was told of {told:?}"))
             }
             Expectation::Silent(at) => {
                 let sent = world.node(*at)?.sent;

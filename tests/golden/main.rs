@@ -83,6 +83,11 @@ scenes! {
     a_slow_disk: "15-slow-disk",
     a_majority_at_one_ballot: "16-majority-at-one-ballot",
     a_promise_binds_at_once: "17-promise-binds-at-once",
+    a_replica_joins: "18-a-replica-joins",
+    behind_a_configuration: "19-behind-a-configuration",
+    a_removed_replica: "20-a-removed-replica",
+    a_candidate_of_an_old_configuration: "21-a-candidate-of-an-old-configuration",
+    behind_a_cut_log: "22-behind-a-cut-log",
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The commands of a scene.
 
-use d3b::{ReplicaId, Slot};
+use d3b::{DiskId, ReplicaId, Slot};
+use d3b_paxos::types::Change;
 
 use crate::expect::{self, Expectation};
 
@@ -51,6 +52,15 @@ pub enum Command {
     Reset(ReplicaId),
     /// `transfer 1 2`: replica 1 is asked to hand over to 2.
     Transfer(ReplicaId, ReplicaId),
+    /// `add 1 4`, `promote 1 4`, `remove 1 3`: replica 1 is asked to change the configuration so; the line itself, as a
+    /// name.
+    Change(ReplicaId, Change, String),
+    /// `join 4 1`: a new replica is told of the configuration that replica 1 has adopted, and starts.
+    Join(ReplicaId, ReplicaId),
+    /// `cut 1 3`: replica 1 forgets its log below slot 3.
+    Cut(ReplicaId, Slot),
+    /// `install 3 1`: replica 3 takes over a snapshot of all that replica 1 has applied, and starts again.
+    Install(ReplicaId, ReplicaId),
     /// `tick 50`: so many milliseconds pass, in which no message arrives.
     Tick(u64),
     /// `run 50`: so many milliseconds pass, in which every message arrives at once.
@@ -100,12 +110,32 @@ pub fn parse(line: &str) -> Result<Command, String> {
         ["restart", at, "applied", upto] => Command::Restart(replica(at)?, Some(slot(upto)?)),
         ["reset", at] => Command::Reset(replica(at)?),
         ["transfer", from, to] => Command::Transfer(replica(from)?, replica(to)?),
+        [verb @ ("add" | "promote" | "remove"), at, member] => {
+            let id = replica(member)?;
+            Command::Change(replica(at)?, change(verb, id)?, format!("{verb} {id}"))
+        }
+        ["join", at, member] => Command::Join(replica(at)?, replica(member)?),
+        ["cut", at, base] => Command::Cut(replica(at)?, slot(base)?),
+        ["install", at, from] => Command::Install(replica(at)?, replica(from)?),
         ["tick", ticks] => Command::Tick(number(ticks)?),
         ["run", ticks] => Command::Run(number(ticks)?),
         ["status"] => Command::Status,
         ["expect", ref rest @ ..] => Command::Expect(expect::parse(rest)?),
         _ => return Err("no such command".to_owned()),
     })
+}
+
+fn change(verb: &str, id: ReplicaId) -> Result<Change, String> {
+    Ok(match verb {
+        "add" => Change::Add { id, disk: disk_of(id)?, peer: format!("replica-{id}"), replaces: None },
+        "promote" => Change::Promote { id },
+        _ => Change::Remove { id },
+    })
+}
+
+/// The disk that a replica has in the beginning.
+pub fn disk_of(id: ReplicaId) -> Result<DiskId, String> {
+    Ok(DiskId([u8::try_from(id.0).map_err(|_| "too many replicas")?; 16]))
 }
 
 /// Reads a number.

@@ -30,6 +30,7 @@ pub fn batch(batch: &PersistBatch) -> String {
         let records: Vec<String> = batch.records.iter().map(record).collect();
         parts.push(format!("accepted {}", records.join(", ")));
     }
+    parts.extend(batch.configuration.iter().map(|configuration| format!("adopted {}", members(configuration))));
     parts.join("; ")
 }
 

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::message::Envelope;
-use d3b_paxos::types::{Ballot, Configuration, Entry, Member, Now, ProposalId, ReadId, Ticks};
+use d3b_paxos::types::{Ballot, Change, Configuration, Entry, Epoch, Member, Now, Payload, ProposalId, ReadId, Ticks};
 use d3b_paxos::{Input, PersistBatch, Proposal, Ready, Replica, Reply, Restored, Role, Settings, Status};
 use d3b_tests::durability;
 
 use crate::disk::Disk;
-use crate::script::{Command, Link};
+use crate::script::{Command, Link, disk_of};
 use crate::words;
 
 /// What came of a command, or what must never be.
@@ -41,14 +41,38 @@ pub struct Node {
     pub sent: usize,
     /// What was last told of its role.
     told: (Role, Option<ReplicaId>, Ballot),
+    /// The newest configuration that its driver was told of.
+    pub superseded: Option<Epoch>,
+    /// Where the log begins that its driver was told to be behind of.
+    pub behind: Option<Slot>,
     /// Reads with an index that is not applied yet.
     confirmed: Vec<(Slot, String)>,
+}
+
+impl Node {
+    fn new(disk: Disk, disk_id: DiskId) -> Node {
+        Node {
+            replica: None,
+            disk,
+            disk_id,
+            is_slow: false,
+            writing: None,
+            applied: Slot::ZERO,
+            starts: 0,
+            sent: 0,
+            told: (Role::Follower, None, Ballot::ZERO),
+            superseded: None,
+            behind: None,
+            confirmed: Vec::new(),
+        }
+    }
 }
 
 /// The world.
 pub struct World {
     nodes: BTreeMap<ReplicaId, Node>,
-    configuration: Configuration,
+    /// Every configuration that was chosen, by its slot; the founding one in slot 0.
+    configurations: BTreeMap<Slot, Configuration>,
     ticks: u64,
     /// What is on its way, in the order in which it was sent.
     network: Vec<Envelope>,
@@ -74,7 +98,7 @@ impl World {
     pub fn new() -> World {
         World {
             nodes: BTreeMap::new(),
-            configuration: Configuration::founding(ClusterId([7; 16]), BTreeMap::new()),
+            configurations: BTreeMap::new(),
             ticks: 0,
             network: Vec::new(),
             held: BTreeSet::new(),
@@ -141,6 +165,10 @@ impl World {
                 }
             }
             Command::Transfer(from, to) => self.step(from, Input::Transfer(Some(to)))?,
+            Command::Change(at, change, name) => self.change(at, change, name)?,
+            Command::Join(id, member) => self.join(id, member)?,
+            Command::Cut(at, base) => self.cut_log(at, base)?,
+            Command::Install(at, from) => self.install(at, from)?,
             Command::Tick(ticks) => self.pass(ticks, false)?,
             Command::Run(ticks) => self.pass(ticks, true)?,
             Command::Status => self.tell_status(),
@@ -198,32 +226,58 @@ impl World {
     }
 
     fn form(&mut self, count: u32) -> Told {
+        let member = |id| Ok((id, Member::voter(disk_of(id)?, format!("replica-{id}"))));
+        let members = (1..=count).map(ReplicaId).map(member).collect::<Told<_>>()?;
+        let configuration = Configuration::founding(ClusterId([7; 16]), members);
         for id in (1..=count).map(ReplicaId) {
-            let disk_id = DiskId([u8::try_from(id.0).map_err(|_| "too many replicas")?; 16]);
-            self.configuration.members.insert(id, Member::voter(disk_id, format!("replica-{id}")));
-            let node = Node {
-                replica: None,
-                disk: Disk::blank(),
-                disk_id,
-                is_slow: false,
-                writing: None,
-                applied: Slot::ZERO,
-                starts: 0,
-                sent: 0,
-                told: (Role::Follower, None, Ballot::ZERO),
-                confirmed: Vec::new(),
-            };
-            self.nodes.insert(id, node);
+            self.nodes.insert(id, Node::new(Disk::blank(configuration.clone()), disk_of(id)?));
         }
+        self.configurations.insert(Slot::ZERO, configuration);
         for id in (1..=count).map(ReplicaId) {
             self.restart(id, None)?;
         }
         Ok(())
     }
 
+    /// Asks for a change of the configuration.
+    fn change(&mut self, id: ReplicaId, change: Change, name: String) -> Told {
+        self.tell(format!("{id} is asked to {name}"));
+        self.proposals.push(name);
+        self.step(id, Input::Reconfigure { id: ProposalId(self.proposals.len() as u64), change })
+    }
+
+    /// A new replica starts with what a member tells it.
+    fn join(&mut self, id: ReplicaId, member: ReplicaId) -> Told {
+        let configuration = self.node(member)?.disk.configuration();
+        self.tell(format!("{id} is told by {member} of {}", words::members(&configuration)));
+        self.nodes.insert(id, Node::new(Disk::blank(configuration), disk_of(id)?));
+        self.restart(id, None)
+    }
+
+    /// Forgets the beginning of a log.
+    fn cut_log(&mut self, id: ReplicaId, base: Slot) -> Told {
+        if base > self.node(id)?.applied {
+            return Err(format!("{id} has not applied slot {base}"));
+        }
+        self.step(id, Input::Cut(base))?;
+        self.node(id)?.disk.cut(base);
+        self.tell(format!("{id} disk   forgets what is below {base}"));
+        Ok(())
+    }
+
+    /// Takes another replica's databases over, with the end of what they hold and its configuration.
+    fn install(&mut self, id: ReplicaId, from: ReplicaId) -> Told {
+        let Node { disk, applied, .. } = self.node(from)?;
+        let (slot, configuration) = (*applied, disk.configuration());
+        let record = disk.record(slot).ok_or_else(|| format!("{from} holds nothing in slot {slot}"))?;
+        self.crash(id)?;
+        self.node(id)?.disk.install(record, configuration);
+        self.tell(format!("{id} disk   takes the databases of {from}, as of {slot}"));
+        self.restart(id, Some(slot))
+    }
+
     fn restart(&mut self, id: ReplicaId, applied: Option<Slot>) -> Told {
         let now = self.now();
-        let configuration = self.configuration.clone();
         let node = self.node_mut(id)?;
         if node.replica.is_some() {
             return Err(format!("{id} is alive"));
@@ -244,10 +298,10 @@ impl World {
             clock_ahead_ms_max: 10_000,
         };
         let restored = Restored {
-            configuration,
-            held: Slot::ZERO,
+            configuration: node.disk.configuration(),
+            held: node.disk.held(),
             promised: node.disk.promised(),
-            base: Slot(1),
+            base: node.disk.base(),
             last: node.disk.last(),
             applied: node.applied,
         };
@@ -278,7 +332,7 @@ impl World {
             self.crash(id)?;
         }
         let node = self.node_mut(id)?;
-        node.disk = Disk::blank();
+        node.disk = Disk::blank(node.disk.configuration());
         node.disk_id = DiskId([0xee; 16]);
         node.applied = Slot::ZERO;
         self.tell(format!("{id} disk   is another one, and empty"));
@@ -400,8 +454,9 @@ impl World {
 
     fn deliver(&mut self, envelope: Envelope) -> Told {
         let link = (envelope.from, envelope.to);
-        let Some(node) = self.nodes.get(&envelope.to) else { return Err(format!("nobody is {}", envelope.to)) };
-        if self.cut.contains(&link) || node.replica.is_none() {
+        // Whoever was added and has not started yet hears nothing.
+        let alive = self.nodes.get(&envelope.to).is_some_and(|node| node.replica.is_some());
+        if self.cut.contains(&link) || !alive {
             self.lose(&envelope);
             return Ok(());
         }
@@ -523,8 +578,18 @@ impl World {
         for record in &batch.records {
             let acceptors = self.accepted.entry((record.slot, record.ballot)).or_default();
             acceptors.insert(id);
-            if acceptors.len() < self.configuration.majority() {
+            // It is the configuration before the slot that says whose votes count.
+            let governing = self.configurations.range(..record.slot).next_back();
+            let (_, governing) = governing.ok_or("there is no configuration")?;
+            if acceptors.iter().filter(|id| governing.votes(**id)).count() < governing.majority() {
                 continue;
+            }
+            let next = match &record.entry.payload {
+                Payload::Configuration(next) if next.epoch > governing.epoch => Some((**next).clone()),
+                Payload::Noop | Payload::Command(_) | Payload::Configuration(_) => None,
+            };
+            if let Some(next) = next {
+                self.configurations.insert(record.slot, next);
             }
             match self.chosen.get(&record.slot) {
                 Some(entry) if *entry == record.entry => {}
@@ -605,9 +670,11 @@ impl World {
             Reply::TransferEnded { handed_over: false } => self.tell(format!("{id} leads on: nobody has taken over")),
             Reply::Refused { id: _, error } => self.tell(format!("{id} does not change the configuration: {error}")),
             Reply::Behind { peer, base } => {
+                self.node_mut(id)?.behind = Some(base);
                 self.tell(format!("{id} needs a snapshot: the log of {peer} begins at {base}"))
             }
             Reply::Superseded { configuration } => {
+                self.node_mut(id)?.superseded = Some(configuration.epoch);
                 self.tell(format!(
                     "{id} hears that its configuration is an old one: {}",
                     words::members(&configuration)

@@ -4,6 +4,8 @@
 //! can be planted in the core is found in one. The sizes are printed (`cargo test --test model -- --nocapture`).
 //! `D3B_MODELS_LONG=1` runs larger scenes too.
 
+mod disk;
+mod scene;
 mod world;
 
 use std::collections::BTreeSet;
@@ -11,9 +13,11 @@ use std::time::Instant;
 
 use d3b::ReplicaId;
 use d3b_paxos::Planted;
+use d3b_paxos::types::Change;
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
-use world::{Happening, Law, Scene, World};
+use scene::Scene;
+use world::{Happening, Law, World};
 
 struct Group(Scene);
 
@@ -41,6 +45,9 @@ impl Model for Group {
             Property::always("reads are linearizable", |_, world: &World| world.keeps(Law::Reads)),
             Property::always("no ballot is used twice", |_, world: &World| world.keeps(Law::Ballots)),
             Property::always("log time rises", |_, world: &World| world.keeps(Law::LogTime)),
+            Property::always("configurations are adopted as chosen", |_, world: &World| {
+                world.keeps(Law::Configurations)
+            }),
         ];
         if self.0.planted.is_some() {
             return laws;
@@ -52,7 +59,7 @@ impl Model for Group {
 impl Group {
     /// What must come to pass in the scene somewhere.
     fn purposes(&self) -> Vec<Property<Group>> {
-        let Scene { campaigns, replicas, reads, crashes, .. } = self.0;
+        let Scene { campaigns, replicas, reads, crashes, ref changes, .. } = self.0;
         let mut purposes = vec![
             Property::sometimes("all values are chosen", |group: &Group, world: &World| {
                 world.commands_chosen() >= usize::from(group.0.proposals)
@@ -61,6 +68,15 @@ impl Group {
                 world.ballots_accepted() >= usize::from(group.0.campaigns)
             }),
         ];
+        if !changes.is_empty() {
+            // Rivals that ask for the same get it once.
+            let changed = |group: &Group, world: &World| {
+                let mut changes = group.0.changes.clone();
+                changes.dedup();
+                world.leads_on(changes.len())
+            };
+            purposes.push(Property::sometimes("the last configuration has a leader", changed));
+        }
         if campaigns > 1 {
             let taken = |_: &Group, world: &World| world.takes_over();
             purposes.push(Property::sometimes("a later ballot takes values over", taken));
@@ -174,6 +190,37 @@ fn pre_votes() -> Scene {
     Scene { campaigns: 1, proposals: 0, pre_votes: true, ..two_campaigns() }
 }
 
+fn promote(id: u32) -> Change {
+    Change::Promote { id: ReplicaId(id) }
+}
+
+fn remove(id: u32) -> Change {
+    Change::Remove { id: ReplicaId(id) }
+}
+
+/// One votes, and another one is to.
+fn from_one_to_two() -> Scene {
+    Scene {
+        founders: 1,
+        changes: vec![promote(2)],
+        proposals: 1,
+        crashes: 1,
+        quiet: true,
+        candidates: only(&[1, 2]),
+        ..Scene::of(2)
+    }
+}
+
+/// Two vote, and a third one is to.
+fn from_two_to_three() -> Scene {
+    Scene { founders: 2, changes: vec![promote(3)], campaigns: 2, proposals: 1, refusals: false, ..two_campaigns() }
+}
+
+/// One of three leaves.
+fn from_three_to_two() -> Scene {
+    Scene { founders: 3, changes: vec![remove(3)], ..from_two_to_three() }
+}
+
 #[test]
 fn two_campaigns_with_two_values() {
     check("two campaigns, two values", two_campaigns());
@@ -237,6 +284,39 @@ fn one_and_two_replicas() {
 }
 
 #[test]
+fn a_change_of_members() {
+    check("from one to two", from_one_to_two());
+    check("from two to three", from_two_to_three());
+    check("from three to two", from_three_to_two());
+    check(
+        "from one to two and back",
+        Scene { campaigns: 1, changes: vec![promote(2), remove(1)], ..from_one_to_two() },
+    );
+    let changes = vec![promote(3), remove(1)];
+    check("from two to three to two others", Scene { proposals: 0, changes, ..from_two_to_three() });
+}
+
+#[test]
+fn a_change_of_members_among_crashes() {
+    check("from three to two, slow disks", Scene { proposals: 0, prompt: false, ..from_three_to_two() });
+    check("from three to two, a crash", Scene { proposals: 0, crashes: 1, ..from_three_to_two() });
+}
+
+/// A replica that is told of a configuration takes it as one that joins does, however far behind it is.
+#[test]
+fn a_change_of_members_by_hearsay() {
+    check("from one to two, told", Scene { tellings: 1, ..from_one_to_two() });
+    check("from two to three, told", Scene { proposals: 0, tellings: 1, ..from_two_to_three() });
+    check("from three to two, told", Scene { proposals: 0, tellings: 1, ..from_three_to_two() });
+}
+
+/// Two leaders ask for the next configuration, in different slots.
+#[test]
+fn rivals_for_one_change() {
+    check("rivals", Scene { proposals: 2, changes: vec![promote(3), promote(3)], ..from_two_to_three() });
+}
+
+#[test]
 fn larger_scenes() {
     if !long() {
         println!("larger scenes: only with D3B_MODELS_LONG=1");
@@ -252,6 +332,12 @@ fn larger_scenes() {
     check("long: chatter, a value", Scene { proposals: 1, heartbeats: 0, ..chatter() });
     check("long: reads, slow disks", Scene { proposals: 0, prompt: false, ..reads() });
     check("long: two reads", Scene { proposals: 0, reads: 2, ..reads() });
+    let slow = Scene { proposals: 0, prompt: false, crashes: 1, ..from_three_to_two() };
+    check("long: from three to two, slow disks and a crash", slow.clone());
+    check("long: from three to two, a value and a crash", Scene { crashes: 1, ..from_three_to_two() });
+    check("long: from two to three, slow disks and a crash", Scene { founders: 2, changes: vec![promote(3)], ..slow });
+    let told = Scene { tellings: 1, crashes: 1, ..from_three_to_two() };
+    check("long: from three to two, told, and a crash", told);
     check("long: five replicas", Scene { replicas: 5, proposals: 0, refusals: false, ..two_campaigns() });
 }
 
@@ -259,9 +345,6 @@ fn larger_scenes() {
 #[test]
 fn every_planted_bug_is_found() {
     for planted in Planted::ALL {
-        if Planted::OF_CHANGES.contains(&planted) {
-            continue;
-        }
         let scene = match planted {
             Planted::NoPromiseCheck => two_campaigns(),
             Planted::LoseAcknowledgedEntryAtCrash => crash(),
@@ -272,9 +355,8 @@ fn every_planted_bug_is_found() {
             Planted::ReadBeforeBarrier | Planted::ReadWithoutRound => reads(),
             Planted::BallotReusedAfterRestart => crash_and_values(),
             Planted::SendBeforePersist => slow_disks(),
-            Planted::WipedDiskVotes | Planted::ConfigurationAdoptedUnchosen | Planted::ProposalsBehindConfiguration => {
-                wiped()
-            }
+            Planted::WipedDiskVotes => wiped(),
+            Planted::ConfigurationAdoptedUnchosen | Planted::ProposalsBehindConfiguration => from_two_to_three(),
         };
         check_planted(planted, scene);
     }

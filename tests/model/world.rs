@@ -24,97 +24,13 @@ use bytes::Bytes;
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::message::{Envelope, Message};
 use d3b_paxos::types::{
-    Ballot, Configuration, Entry, Member, Now, Payload, PersistId, ProposalId, ReadId, Record, Ticks,
+    Ballot, Configuration, Entry, Epoch, Member, Now, Payload, PersistId, ProposalId, ReadId, Record, Ticks,
 };
-use d3b_paxos::{Input, PersistBatch, Planted, Proposal, Ready, Replica, Restored, Role, Settings};
-use d3b_paxos::{Storage, StorageError};
+use d3b_paxos::{Input, PersistBatch, Proposal, Ready, Replica, Restored, Role, Settings};
 use d3b_tests::durability;
 
-/// What may happen in a scene, and how often: the bounds that make it finite.
-#[derive(Debug, Clone)]
-pub struct Scene {
-    /// How many replicas.
-    pub replicas: u32,
-    /// How many times some replica may campaign.
-    pub campaigns: u8,
-    /// Who may campaign because its timeout has passed.
-    pub candidates: BTreeSet<ReplicaId>,
-    /// How many values clients may propose.
-    pub proposals: u8,
-    /// How many reads clients may ask.
-    pub reads: u8,
-    /// How many times a replica may crash and start again, with everything applied that was, or nothing.
-    pub crashes: u8,
-    /// How many times a replica may come back on a fresh disk.
-    pub wipes: u8,
-    /// How many heartbeats leaders may send on their own.
-    pub heartbeats: u8,
-    /// How many times a leader may be told to hand over.
-    pub transfers: u8,
-    /// Whether pre-votes are messages that get lost and come late.
-    pub pre_votes: bool,
-    /// Whether promises come in chunks of one record, and Accepts with one entry each.
-    pub chunks: bool,
-    /// Whether leaders say nothing but entries, and nobody asks for what it has missed.
-    pub quiet: bool,
-    /// Whether those who are refused hear of it.
-    pub refusals: bool,
-    /// Whether writes reach the disk at once.
-    pub prompt: bool,
-    /// Whether messages may come again when they have changed all that they could.
-    pub late: bool,
-    /// A bug that was planted.
-    pub planted: Option<Planted>,
-}
-
-impl Scene {
-    /// Nothing happens, among so many replicas.
-    pub fn of(replicas: u32) -> Scene {
-        Scene {
-            replicas,
-            campaigns: 0,
-            candidates: (1..=replicas).map(ReplicaId).collect(),
-            proposals: 0,
-            reads: 0,
-            crashes: 0,
-            wipes: 0,
-            heartbeats: 0,
-            transfers: 0,
-            pre_votes: false,
-            chunks: false,
-            quiet: false,
-            refusals: true,
-            prompt: false,
-            late: false,
-            planted: None,
-        }
-    }
-
-    /// Whether the network carries a message; what it does not carry is lost.
-    fn carries(&self, envelope: &Envelope) -> bool {
-        match &envelope.message {
-            // The first round of a leader confirms no read.
-            Message::Accept { entries, round, .. } => !self.quiet || !entries.is_empty() || *round > 1,
-            Message::Nack { ballot, promised, .. } => {
-                if promised > ballot {
-                    self.refusals
-                } else {
-                    !self.quiet
-                }
-            }
-            Message::PreVote { .. } | Message::PreVoteReply { .. } => self.pre_votes,
-            Message::Prepare { .. }
-            | Message::Promise { .. }
-            | Message::PromiseMore { .. }
-            | Message::Accepted { .. }
-            | Message::ReadIndex { .. }
-            | Message::ReadIndexReply { .. }
-            | Message::TimeoutNow { .. }
-            | Message::Behind { .. }
-            | Message::Superseded { .. } => true,
-        }
-    }
-}
+use crate::disk::Disk;
+use crate::scene::Scene;
 
 /// What must hold at every moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,33 +47,8 @@ pub enum Law {
     Ballots,
     /// Log time rises from slot to slot.
     LogTime,
-}
-
-/// A disk: what was persisted, readable by the core.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Disk {
-    records: BTreeMap<Slot, Record>,
-    promised: Option<Ballot>,
-}
-
-impl durability::Disk for Disk {
-    fn promised(&self) -> Ballot {
-        self.promised.unwrap_or(Ballot::ZERO)
-    }
-
-    fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
-        self.records.get(&slot).is_some_and(condition)
-    }
-}
-
-impl Storage for Disk {
-    fn read(&self, from: Slot, upto: Slot, _bytes_max: usize) -> Result<Vec<Record>, StorageError> {
-        Ok(if from > upto {
-            Vec::new()
-        } else {
-            self.records.range(from..=upto).map(|(_, record)| record.clone()).collect()
-        })
-    }
+    /// A configuration is adopted if and only if it is chosen, and no slot behind it is chosen by another.
+    Configurations,
 }
 
 /// One replica: its core, and what hangs on its next write.
@@ -204,10 +95,16 @@ struct Past {
     wipes: u8,
     heartbeats: u8,
     transfers: u8,
+    changes: u8,
+    tellings: u8,
     answered: u8,
     votes: Arc<BTreeMap<Slot, BTreeMap<Ballot, Vote>>>,
     /// What a majority has accepted at one ballot, and the lowest such ballot.
     chosen: BTreeMap<Slot, (Ballot, Entry)>,
+    /// Every configuration that was chosen behind the founding one, by its slot.
+    configurations: BTreeMap<Slot, Configuration>,
+    /// The configuration that each ballot belongs to, where there are several.
+    epochs: BTreeMap<Ballot, Epoch>,
     /// The end of what any replica has applied: what a client may have been told.
     told: Slot,
     /// What each pending read must see at least.
@@ -254,6 +151,10 @@ pub enum Happening {
     Read(ReplicaId),
     /// A leader is told to hand over.
     Transfer(ReplicaId, ReplicaId),
+    /// A change of the configuration is asked for.
+    Change(ReplicaId),
+    /// A replica is told of a newer configuration, and starts again with it.
+    Tell(ReplicaId, Configuration),
     /// The process dies with everything that was not persisted, and starts again having applied this much.
     Crash(ReplicaId, Slot),
     /// The process dies, and starts again on a fresh disk.
@@ -285,9 +186,10 @@ fn disk_of(id: ReplicaId) -> DiskId {
     DiskId([u8::try_from(id.0).expect("few replicas"); 16])
 }
 
-fn configuration(replicas: u32) -> Configuration {
-    let member = |id| (id, Member::voter(disk_of(id), String::new()));
-    let members = (1..=replicas).map(ReplicaId).map(member).collect();
+fn founding(scene: &Scene) -> Configuration {
+    let voter = |id| Member::voter(disk_of(id), String::new());
+    let member = |id: ReplicaId| (id, Member { votes: id.0 <= scene.founders, ..voter(id) });
+    let members = (1..=scene.replicas).map(ReplicaId).map(member).collect();
     Configuration::founding(ClusterId([7; 16]), members)
 }
 
@@ -306,9 +208,10 @@ fn start(id: ReplicaId, scene: &Scene, disk_id: DiskId, disk: Disk, applied: Slo
         message_bytes_max: if scene.chunks { 1 } else { usize::MAX },
         clock_ahead_ms_max: 0,
     };
+    let (configuration, held) = disk.configuration.clone().unwrap_or_else(|| (founding(scene), false));
     let restored = Restored {
-        configuration: configuration(scene.replicas),
-        held: Slot::ZERO,
+        held: if held { configuration.slot } else { Slot::ZERO },
+        configuration,
         promised: disk.promised.unwrap_or(Ballot::ZERO),
         base: Slot(1),
         last: disk.records.last_key_value().map_or(Slot::ZERO, |(slot, _)| *slot),
@@ -334,7 +237,13 @@ impl World {
         };
         let nodes: Vec<Arc<Node>> = (1..=scene.replicas).map(ReplicaId).map(node).map(Arc::new).collect();
         let prints = nodes.iter().map(print).collect();
-        World { nodes, prints, network: BTreeMap::new(), past: Past::default(), violation: None }
+        let mut world = World { nodes, prints, network: BTreeMap::new(), past: Past::default(), violation: None };
+        for index in 0..world.nodes.len() {
+            // Who is alone begins to lead.
+            world.settle(scene, id(index));
+            world.prints[index] = print(&world.nodes[index]);
+        }
+        world
     }
 
     fn node(&self, id: ReplicaId) -> &Node {
@@ -362,11 +271,14 @@ impl World {
             if node.writing.is_some() {
                 happenings.push(Happening::Persist(id));
             }
-            if !leads && past.campaigns < scene.campaigns && scene.candidates.contains(&id) {
+            let configuration = node.core.configuration();
+            let votes = configuration.votes(id);
+            if !leads && votes && past.campaigns < scene.campaigns && scene.candidates.contains(&id) {
                 if scene.pre_votes {
                     happenings.push(Happening::Timeout(id));
                 } else {
-                    happenings.extend(self.others(id).map(|voter| Happening::Campaign(id, voter)));
+                    let voters = self.others(id).filter(|voter| configuration.votes(*voter));
+                    happenings.extend(voters.map(|voter| Happening::Campaign(id, voter)));
                 }
             }
             if leads && past.heartbeats < scene.heartbeats {
@@ -377,6 +289,15 @@ impl World {
             }
             if leads && past.transfers < scene.transfers {
                 happenings.extend(self.others(id).map(|target| Happening::Transfer(id, target)));
+            }
+            if leads && usize::from(past.changes) < scene.changes.len() {
+                happenings.push(Happening::Change(id));
+            }
+            if past.tellings < scene.tellings {
+                let newer = past.configurations.values().filter(|newer| newer.epoch > configuration.epoch);
+                let adopted =
+                    |newer: &&Configuration| self.nodes.iter().any(|node| node.core.configuration() == *newer);
+                happenings.extend(newer.filter(adopted).cloned().map(|newer| Happening::Tell(id, newer)));
             }
             if past.reads < scene.reads && node.core.leader().is_some() {
                 happenings.push(Happening::Read(id));
@@ -433,6 +354,24 @@ impl World {
                 world.step(scene, id, Input::Transfer(Some(target)));
                 id
             }
+            Happening::Change(id) => {
+                let (proposal, change) = (ProposalId(0), scene.changes[usize::from(world.past.changes)].clone());
+                let last = world.node(id).core.status().last;
+                world.past.changes += 1;
+                world.step(scene, id, Input::Reconfigure { id: proposal, change });
+                if world.node(id).core.status().last == last {
+                    // It is refused for now.
+                    return None;
+                }
+                id
+            }
+            Happening::Tell(id, configuration) => {
+                world.past.tellings += 1;
+                let node = world.node(id);
+                let (disk_id, applied, disk) = (node.disk_id, node.applied, node.core.storage().clone());
+                let disk = Disk { configuration: Some((configuration, false)), ..disk };
+                world.restart(scene, id, disk_id, disk, applied)
+            }
             Happening::Crash(id, applied) => {
                 world.past.crashes += 1;
                 let (disk_id, disk) = (world.node(id).disk_id, world.node(id).core.storage().clone());
@@ -475,10 +414,11 @@ impl World {
         let node = self.node_mut(id);
         node.core.tick(NOW).expect("this disk never fails");
         let asked = node.core.ready().expect("this disk never fails").send_now;
-        let voters: Vec<ReplicaId> =
-            self.others(id).chain(self.others(id)).skip_while(|other| *other != first).collect();
+        let configuration = self.node(id).core.configuration().clone();
+        let others = || self.others(id).filter(|other| configuration.votes(*other));
+        let voters: Vec<ReplicaId> = others().chain(others()).skip_while(|other| *other != first).collect();
         let mut began = false;
-        for voter in &voters[..self.nodes.len() / 2] {
+        for voter in &voters[..configuration.majority() - 1] {
             // A pre-vote changes nothing at the member that is asked, but for what is about time, which stands still.
             let mut granter = self.node(*voter).core.clone();
             if let Some(question) = asked.iter().find(|envelope| envelope.to == *voter) {
@@ -521,6 +461,7 @@ impl World {
     fn settle(&mut self, scene: &Scene, id: ReplicaId) {
         loop {
             let ready = self.node_mut(id).core.ready().expect("this disk never fails");
+            self.note_epoch(scene, id);
             let Ready { persist, send_now, send_after_persist, apply, reads, replies: _ } = ready;
             for envelope in send_now {
                 self.send(scene, id, envelope);
@@ -546,6 +487,18 @@ impl World {
                 self.persist(scene, id);
             } else if apply.is_none() {
                 return;
+            }
+        }
+    }
+
+    /// Notes which configuration a ballot belongs to.
+    fn note_epoch(&mut self, scene: &Scene, id: ReplicaId) {
+        let core = &self.nodes[index(id)].core;
+        let (ballot, epoch) = (core.promised(), core.configuration().epoch);
+        if !scene.changes.is_empty() && core.status().role == Role::Candidate {
+            let known = *self.past.epochs.entry(ballot).or_insert(epoch);
+            if known != epoch {
+                self.violate(Law::Configurations, "a ballot belongs to two configurations");
             }
         }
     }
@@ -601,11 +554,19 @@ impl World {
         for record in &batch.records {
             disk.records.insert(record.slot, record.clone());
         }
+        if let Some(configuration) = &batch.configuration {
+            disk.configuration = Some((configuration.clone(), true));
+        }
         if shrunk {
             self.violate(Law::Durability, "a promise was taken back");
         }
         for record in batch.records {
-            self.vote(id, record);
+            self.vote(scene, id, record);
+        }
+        if let Some(adopted) = &batch.configuration
+            && self.past.configurations.get(&adopted.slot) != Some(adopted)
+        {
+            self.violate(Law::Configurations, "a configuration was adopted that was not chosen");
         }
         for envelope in dependent {
             self.send(scene, id, envelope);
@@ -614,19 +575,38 @@ impl World {
         id
     }
 
-    /// A record is durable: perhaps its value is chosen thereby.
-    fn vote(&mut self, id: ReplicaId, record: Record) {
+    /// The configuration whose majority chooses in a slot.
+    fn governing(&self, scene: &Scene, slot: Slot) -> Configuration {
+        let last = self.past.configurations.range(..slot).next_back();
+        last.map_or_else(|| founding(scene), |(_, configuration)| configuration.clone())
+    }
+
+    /// A record is durable: perhaps its value is chosen thereby. A ballot of an earlier configuration chooses nothing.
+    fn vote(&mut self, scene: &Scene, id: ReplicaId, record: Record) {
         let Record { slot, ballot, entry } = record;
-        let majority = self.nodes.len() / 2 + 1;
+        let governing = self.governing(scene, slot);
+        let epochs = &self.past.epochs;
+        let counts = |ballot: &Ballot| epochs.get(ballot).copied().unwrap_or_default() >= governing.epoch;
         let ballots = Arc::make_mut(&mut self.past.votes).entry(slot).or_default();
         let vote = ballots.entry(ballot).or_insert_with(|| Vote { entry: entry.clone(), acceptors: BTreeSet::new() });
         let two_values = vote.entry != entry;
         vote.acceptors.insert(id);
-        let mut chosen = ballots.iter().filter(|(_, vote)| vote.acceptors.len() >= majority);
+        let votes = |vote: &Vote| vote.acceptors.iter().filter(|id| governing.votes(**id)).count();
+        let mut chosen = ballots.iter().filter(|(ballot, vote)| counts(ballot) && votes(vote) >= governing.majority());
         if let Some((lowest, Vote { entry, .. })) = chosen.next() {
             let disagree = chosen.any(|(_, vote)| vote.entry != *entry);
             let forgotten = ballots.range(lowest..).any(|(_, vote)| vote.entry != *entry);
             self.past.chosen.insert(slot, (*lowest, entry.clone()));
+            if let Payload::Configuration(configuration) = &entry.payload
+                && configuration.epoch > governing.epoch
+            {
+                let early = self.past.chosen.range(slot.next()..).next().is_some()
+                    && !self.past.configurations.contains_key(&slot);
+                self.past.configurations.insert(slot, (**configuration).clone());
+                if early {
+                    self.violate(Law::Configurations, "a slot was chosen before the configuration that governs it");
+                }
+            }
             if disagree {
                 self.violate(Law::Agreement, "a slot has two chosen values");
             }
@@ -705,6 +685,13 @@ impl World {
     /// How many values of clients are chosen.
     pub fn commands_chosen(&self) -> usize {
         self.past.chosen.values().filter(|(_, entry)| matches!(entry.payload, Payload::Command(_))).count()
+    }
+
+    /// Whether somebody leads in the last configuration that there is to be, and everything is known to be chosen.
+    pub fn leads_on(&self, changes: usize) -> bool {
+        let changed = |node: &Node| node.core.configuration().epoch.0 == changes as u64;
+        let leads = |node: &Node| node.core.status().role == Role::Leader && node.core.status().barrier_chosen;
+        self.nodes.iter().any(|node| changed(node) && leads(node))
     }
 
     /// How many campaigns got as far as to propose something that became durable anywhere.

@@ -47,7 +47,8 @@ impl Disk {
             self.records.insert(record.slot, record);
         }
         if self.configuration.as_ref().is_none_or(|(own, _)| own.epoch < configuration.epoch) {
-            self.configuration = Some((configuration.clone(), true));
+            // Whoever gave the snapshot may have been told of it, and be behind it still.
+            self.configuration = Some((configuration.clone(), configuration.slot <= self.base));
         }
     }
 

@@ -507,7 +507,7 @@ impl World {
             let slot = source.applied_durable;
             let record = source.disk.records.get(&slot).cloned();
             let Some((configuration, _)) = source.disk.configuration.clone() else { continue };
-            let Some(record) = record.filter(|_| configuration.slot <= slot) else { continue };
+            let Some(record) = record else { continue };
             if slot <= self.node(id).applied || self.node(id).replica.is_none() {
                 continue;
             }
