@@ -128,9 +128,10 @@ impl Heard {
 /// What is known of fingerprints, here and elsewhere.
 #[derive(Debug)]
 pub(super) struct Fingerprints {
-    /// How many databases' histories are kept, and how many sums of each peer; those that changed longest ago are
-    /// forgotten first.
+    /// How many databases' histories are kept; those that changed longest ago are forgotten first.
     databases_max: usize,
+    /// How many sums of each peer are.
+    heard_max: usize,
     histories: BTreeMap<DatabaseId, History>,
     /// The databases by their newest slot.
     by_slot: BTreeSet<(Slot, DatabaseId)>,
@@ -144,9 +145,10 @@ pub(super) struct Fingerprints {
 
 impl Fingerprints {
     /// Nothing is known yet.
-    pub(super) fn new(databases_max: usize) -> Fingerprints {
+    pub(super) fn new(databases_max: usize, heard_max: usize) -> Fingerprints {
         Fingerprints {
             databases_max,
+            heard_max,
             histories: BTreeMap::new(),
             by_slot: BTreeSet::new(),
             heard: BTreeMap::new(),
@@ -207,7 +209,7 @@ impl Fingerprints {
         let mut found = Vec::new();
         let heard = self.heard.entry(replica).or_default();
         for &(database, slot, there) in told.iter().take(TOLD_MAX) {
-            heard.hear((database, slot), there, self.databases_max);
+            heard.hear((database, slot), there, self.heard_max);
             let Some(here) = self.histories.get(&database).and_then(|history| history.find(slot)) else { continue };
             let known = self.divergences.get(&(database, replica)).map(|divergence| divergence.slot);
             if here == there {
@@ -270,7 +272,7 @@ mod tests {
     #[test]
     fn a_difference_at_the_same_slot_is_told_once() {
         let shop = database("shop");
-        let mut fingerprints = Fingerprints::new(DATABASES_MAX);
+        let mut fingerprints = Fingerprints::new(DATABASES_MAX, DATABASES_MAX);
         fingerprints.record(shop, Slot(3), [3; 16]);
         fingerprints.record(shop, Slot(5), [5; 16]);
         assert!(fingerprints.hear(ReplicaId(2), &[(shop, Slot(3), [3; 16])]).is_empty());
@@ -287,7 +289,7 @@ mod tests {
     #[track_caller]
     fn check(others: &[u8], expected: Option<&str>) {
         let shop = database("shop");
-        let mut fingerprints = Fingerprints::new(DATABASES_MAX);
+        let mut fingerprints = Fingerprints::new(DATABASES_MAX, DATABASES_MAX);
         fingerprints.record(shop, Slot(5), [1; 16]);
         for (id, sum) in (2..).map(ReplicaId).zip(others).filter(|(_, sum)| **sum != 0) {
             fingerprints.hear(id, &[(shop, Slot(5), [*sum; 16])]);
@@ -318,7 +320,7 @@ mod tests {
     #[test]
     fn a_replica_that_does_not_vote_is_judged_by_those_that_do() {
         let shop = database("shop");
-        let mut fingerprints = Fingerprints::new(DATABASES_MAX);
+        let mut fingerprints = Fingerprints::new(DATABASES_MAX, DATABASES_MAX);
         fingerprints.record(shop, Slot(5), [1; 16]);
         for id in [2, 3] {
             fingerprints.hear(ReplicaId(id), &[(shop, Slot(5), [2; 16])]);
@@ -332,8 +334,9 @@ mod tests {
     fn under_any_load_there_is_a_slot_that_all_tell() {
         for rate in [1, 40, 700, 9_000, 60_000] {
             let shop = database("shop");
-            let mut fingerprints = Fingerprints::new(DATABASES_MAX);
-            let mut others = [Fingerprints::new(DATABASES_MAX), Fingerprints::new(DATABASES_MAX)];
+            let mut fingerprints = Fingerprints::new(DATABASES_MAX, DATABASES_MAX);
+            let mut others =
+                [Fingerprints::new(DATABASES_MAX, DATABASES_MAX), Fingerprints::new(DATABASES_MAX, DATABASES_MAX)];
             let mut found = None;
             for slot in 1..=rate * 8 {
                 let sum = if slot > rate * 2 { [2; 16] } else { [1; 16] };
@@ -357,7 +360,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_by_forgetting_the_oldest_and_everybody_has_a_turn() {
-        let mut fingerprints = Fingerprints::new(DATABASES_MAX);
+        let mut fingerprints = Fingerprints::new(DATABASES_MAX, DATABASES_MAX);
         for n in 0..DATABASES_MAX as u64 + 10 {
             fingerprints.record(database(&format!("db{n}")), Slot(n + 1), [0; 16]);
         }

@@ -12,8 +12,10 @@ use crate::peer::PeerMessage;
 
 /// How many databases' chains are kept for comparison.
 const CHAINS_MAX: usize = 4_096;
-/// How many databases' contents are.
-const CONTENTS_MAX: usize = 65_536;
+/// How many chains that a peer told are: what it tells in a few seconds.
+const CHAINS_HEARD_MAX: usize = 1_024;
+/// How many databases' contents are, here and of each peer. They change rarely, and are told in turn.
+const CONTENTS_MAX: usize = 16_384;
 
 /// How a replica deals with what was found wrong with it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,7 +52,10 @@ enum Kind {
 
 impl Default for Sums {
     fn default() -> Sums {
-        Sums { chains: Fingerprints::new(CHAINS_MAX), contents: Fingerprints::new(CONTENTS_MAX) }
+        Sums {
+            chains: Fingerprints::new(CHAINS_MAX, CHAINS_HEARD_MAX),
+            contents: Fingerprints::new(CONTENTS_MAX, CONTENTS_MAX),
+        }
     }
 }
 
