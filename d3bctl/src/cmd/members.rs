@@ -44,7 +44,15 @@ pub(super) fn add(
     if session.settings.dry_run {
         return Ok(());
     }
-    let joined = wait_until_it_votes(id, replaces, changed.cluster, session)?;
+    // One that had been let in before does not know whose place it takes.
+    let knows = |old| changed.cluster.replicas.iter().any(|it| it.id == id && it.replaces == Some(old));
+    let left = replaces.filter(|old| !knows(*old));
+    let mut joined = wait_until_it_votes(id, replaces.filter(|old| knows(*old)), changed.cluster.clone(), session)?;
+    if let Some(old) = left {
+        let request = Request::new(Method::DELETE, &["v1", "cluster", "replicas", &old.to_string()]);
+        let removed = session.send(&request.waiting(session.settings.wait(), true))?;
+        joined = removed.json::<MembersChanged>()?.0.cluster;
+    }
     finish(&format!("replica {id} votes (epoch {})", joined.epoch), &joined, output)
 }
 
