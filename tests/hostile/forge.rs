@@ -89,13 +89,14 @@ impl Forge {
         postcard::from_bytes(&bytes).ok()
     }
 
-    /// A message that nobody could send in earnest: of another cluster, epoch, sender or receiver, or with a number out of
-    /// all range. Whatever else it says, it must change nothing.
+    /// A message that nobody could send in earnest: of another cluster, sender or receiver, or with a number out of all
+    /// range. Whatever else it says, it must change nothing.
     pub fn nonsense(&mut self, from: ReplicaId, to: ReplicaId) -> PeerMessage {
         let mut envelope = self.envelope(from, to);
         match self.random.below(6) {
             0 => envelope.cluster = ClusterId([0xbb; 16]),
-            1 => envelope.epoch = Epoch(self.random.between(1, u64::MAX - 1)),
+            // A question of a newer configuration is a question; of the own one nobody says that it is an old one.
+            1 => envelope.message = Message::Superseded { configuration: Box::new(self.configuration.clone()) },
             2 => envelope.from = ReplicaId(self.random.between(10, 20).try_into().expect("small")),
             3 => envelope.to = ReplicaId(self.random.between(10, 20).try_into().expect("small")),
             4 => envelope.from = to,

@@ -332,13 +332,21 @@ fn larger_scenes() {
     check("long: chatter, a value", Scene { proposals: 1, heartbeats: 0, ..chatter() });
     check("long: reads, slow disks", Scene { proposals: 0, prompt: false, ..reads() });
     check("long: two reads", Scene { proposals: 0, reads: 2, ..reads() });
+    check("long: five replicas", Scene { replicas: 5, proposals: 0, refusals: false, ..two_campaigns() });
+}
+
+#[test]
+fn larger_scenes_of_changes() {
+    if !long() {
+        println!("larger scenes of changes: only with D3B_MODELS_LONG=1");
+        return;
+    }
     let slow = Scene { proposals: 0, prompt: false, crashes: 1, ..from_three_to_two() };
     check("long: from three to two, slow disks and a crash", slow.clone());
     check("long: from three to two, a value and a crash", Scene { crashes: 1, ..from_three_to_two() });
     check("long: from two to three, slow disks and a crash", Scene { founders: 2, changes: vec![promote(3)], ..slow });
     let told = Scene { tellings: 1, crashes: 1, ..from_three_to_two() };
     check("long: from three to two, told, and a crash", told);
-    check("long: five replicas", Scene { replicas: 5, proposals: 0, refusals: false, ..two_campaigns() });
 }
 
 /// Every planted bug is found, so the laws can be broken.
