@@ -184,8 +184,14 @@ fn stranger(address: SocketAddr, random: &mut Random) {
         }
         5 => say(&mut connect(address), b"GET /v1/cluster HTTP/1.1\r\nHost: d3b\r\n\r\n"),
         _ => {
+            // One that joins is let in if it knows the key, whatever its id; what it says counts for nothing yet.
             let unknown = u32::try_from(random.below(100)).expect("small") + 4;
-            assert!(shake_hands(address, &hello(unknown, None, random), KEY).refused.is_some());
+            let wrong = b"another key of the same length..";
+            assert!(shake_hands(address, &hello(unknown, None, random), wrong).refused.is_some());
+            let mut handshake = shake_hands(address, &hello(unknown, None, random), KEY);
+            assert_eq!(handshake.refused, None);
+            let cluster = handshake.cluster.expect("a cluster that is formed");
+            traitor(&mut handshake.stream, cluster, random);
         }
     }
 }
