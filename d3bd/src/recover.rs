@@ -14,7 +14,7 @@ use crate::time::rfc3339;
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
     /// The log.
-    #[error("{0}")]
+    #[error(transparent)]
     Log(#[from] LogError),
     /// The databases.
     #[error("the databases cannot be opened")]
@@ -96,6 +96,7 @@ fn tell(
     let Survivor { replica, configuration, base, last, .. } = survivor;
     let others: Vec<ReplicaId> = configuration.members.keys().copied().filter(|id| id != replica).collect();
     let others = others.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let others = if others.is_empty() { "none".to_owned() } else { others };
     let time =
         survivor.last_time_ms()?.map_or_else(String::new, |time_ms| format!(", the last of {}", rfc3339(time_ms)));
     writeln!(out, "cluster   {} (epoch {})", configuration.cluster, configuration.epoch.0)?;
@@ -117,8 +118,8 @@ What may be lost or differ:
   * Writes that reached this log and were never acknowledged will take effect (only slots above {applied} can be such).
   * Files whose bytes only the lost replicas have stay lost.
 
-The other replicas ({others}) belong to the old cluster for good. Two of them might go on with it: see to it that
-nobody starts them again, and wipe their directories before they join this one."
+The other replicas ({others}) belong to the old cluster for good. A majority of them would go on with it: see to it
+that nobody starts them again, and wipe their directories before they join this one."
     )?;
     Ok(())
 }

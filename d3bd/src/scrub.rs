@@ -224,8 +224,9 @@ impl Round {
         let pace: Arc<dyn Pace> = Arc::clone(&self.speed) as Arc<dyn Pace>;
         for id in ids {
             match self.scrubber.readers.scrub(id, &pace) {
-                Scrubbed::Sound { slot, digest } => {
-                    drop(self.scrubber.events.send(Event::ContentRead { database: id, slot, digest }));
+                Scrubbed::Sound { slot, chain, digest } => {
+                    let read = Event::ContentRead { database: id, slot, chain: chain.0, digest };
+                    drop(self.scrubber.events.send(read));
                 }
                 Scrubbed::Damaged(problem) => drop(self.scrubber.damages.send((id, problem))),
                 Scrubbed::Unread(problem) => tracing::debug!(database = %id, problem, "a database was not read"),

@@ -24,6 +24,11 @@ fn counting(options: Options) -> Cluster {
     cluster
 }
 
+/// Replicas that compare what they do, and never look at their disks by themselves.
+fn trusting() -> Options {
+    Options::default().flag("--scrub-bytes-per-second", "0")
+}
+
 /// Replicas that look for damage all the time.
 fn watchful() -> Options {
     Options::default().flag("--scrub-bytes-per-second", "4GiB")
@@ -69,6 +74,14 @@ fn wait_quarantined(cluster: &Cluster, id: u32) {
     });
 }
 
+/// Waits until nobody sees a difference any more.
+#[track_caller]
+fn wait_healed(cluster: &Cluster) {
+    wait_until("nothing differs any more", PATIENCE, || {
+        cluster.ids().iter().all(|id| cluster.replica(*id).cluster_info().divergent.is_empty())
+    });
+}
+
 /// Says what a quarantined replica must say, and nothing else.
 #[track_caller]
 fn check_quarantined(cluster: &Cluster, id: u32) {
@@ -84,7 +97,7 @@ fn check_quarantined(cluster: &Cluster, id: u32) {
 
 #[test]
 fn a_replica_that_differs_from_the_majority_is_quarantined_and_stays_so() {
-    let mut cluster = counting(Options::default());
+    let mut cluster = counting(trusting());
     let odd = cluster.follower();
     stop(&mut cluster, odd);
     let file = shop_file(&cluster, odd);
@@ -96,7 +109,6 @@ fn a_replica_that_differs_from_the_majority_is_quarantined_and_stays_so() {
     count_up(&cluster, others[0]);
     wait_quarantined(&cluster, odd);
     check_quarantined(&cluster, odd);
-    cluster.replica(odd).post("/v1/admin/rebuild", &json!({})).expect(202);
     for id in &others {
         cluster.replica(*id).post("/v1/admin/rebuild", &json!({})).expect_problem(Code::Precondition);
     }
@@ -112,11 +124,35 @@ fn a_replica_that_differs_from_the_majority_is_quarantined_and_stays_so() {
     // It has no vote any more: without one of the others nobody decides.
     cluster.replica_mut(others[0]).kill();
     cluster.replica(others[1]).wait_no_quorum();
+    // With the others' data it is one of them again.
+    cluster.replica_mut(others[0]).start_ready();
+    cluster.replica(odd).post("/v1/admin/rebuild", &json!({})).expect(202);
+    cluster.replica_mut(odd).wait_ready();
+    assert_eq!(cluster.replica(odd).value("shop", "SELECT n FROM counter"), 12);
+    count_up(&cluster, odd);
+    wait_healed(&cluster);
+    cluster.assert_same_everywhere();
+}
+
+#[test]
+fn a_replica_that_differs_is_rebuilt_by_itself_if_so_configured() {
+    let mut cluster = counting(watchful().flag("--repair-auto", "true"));
+    let odd = cluster.follower();
+    stop(&mut cluster, odd);
+    replace(&shop_file(&cluster, odd), b"precious", b"Precious");
+    // It may be quarantined before it is ready.
+    cluster.replica_mut(odd).start();
+    wait_until("it is quarantined", PATIENCE, || cluster.replica(odd).said().contains("is quarantined"));
+    cluster.replica_mut(odd).wait_ready();
+    assert_eq!(cluster.replica(odd).value("shop", "SELECT word FROM counter"), "precious");
+    wait_healed(&cluster);
+    count_up(&cluster, odd);
+    cluster.assert_same_everywhere();
 }
 
 #[test]
 fn a_leader_that_differs_is_quarantined_and_another_one_leads() {
-    let mut cluster = counting(Options::default());
+    let mut cluster = counting(trusting());
     let odd = cluster.leader();
     for id in cluster.ids() {
         stop(&mut cluster, id);
@@ -136,7 +172,7 @@ fn a_leader_that_differs_is_quarantined_and_another_one_leads() {
 
 #[test]
 fn where_no_majority_agrees_nobody_is_quarantined_and_all_say_so() {
-    let mut cluster = counting(Options { replicas: 2, ..Options::default() });
+    let mut cluster = counting(Options { replicas: 2, ..trusting() });
     stop(&mut cluster, 2);
     let connection = rusqlite::Connection::open(shop_file(&cluster, 2)).expect("a database");
     connection.execute("UPDATE counter SET n = 11", []).expect("it can be written");
@@ -156,7 +192,8 @@ fn a_row_that_the_disk_has_changed_is_found_without_being_asked_for() {
     let odd = cluster.follower();
     stop(&mut cluster, odd);
     replace(&shop_file(&cluster, odd), b"precious", b"Precious");
-    cluster.replica_mut(odd).start_ready();
+    // It may be quarantined before it is ready.
+    cluster.replica_mut(odd).start();
     wait_quarantined(&cluster, odd);
     check_quarantined(&cluster, odd);
     let healthy = cluster.ids().into_iter().find(|id| *id != odd).expect("there are three");
@@ -231,6 +268,11 @@ fn a_damaged_record_of_the_log_is_found_without_being_asked_for() {
     log.close().expect("it can be closed");
     cluster.replica_mut(damaged).start_ready();
     wait_until("it says so", PATIENCE, || cluster.replica(damaged).said().contains("it is cut above it"));
+    wait_until("the log begins above it", PATIENCE, || {
+        let answer = cluster.replica(damaged).get("/v1/log/4");
+        answer.status == 410 && answer.problem().code == Code::SlotCompacted
+    });
+    cluster.replica(damaged).get("/v1/log/5").expect(200);
     assert!(cluster.replica(damaged).is_ready());
     count_up(&cluster, damaged);
 }

@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::database;
 use crate::databases::is_damage;
+use crate::fingerprint::Fingerprint;
 use crate::guard::{self, Mode};
 use crate::reader::Readers;
 
@@ -37,6 +38,8 @@ pub enum Scrubbed {
     Sound {
         /// The slot that its state is of.
         slot: Slot,
+        /// Its chain after that slot, as it says.
+        chain: Fingerprint,
         /// A digest over its schema and all its rows, but for what d3b keeps in it for itself.
         digest: [u8; 16],
     },
@@ -64,9 +67,10 @@ impl Readers {
             if let Some(problem) = complaint(&connection)? {
                 return Ok(Scrubbed::Damaged(problem));
             }
-            let slot = connection.query_row("SELECT slot FROM _d3b_state", [], |row| row.get(0).map(Slot))?;
+            let sql = "SELECT slot, fingerprint FROM _d3b_state";
+            let (slot, chain) = connection.query_row(sql, [], |row| Ok((Slot(row.get(0)?), row.get(1)?)))?;
             Ok(match digest(&connection, pace.as_ref())? {
-                Some(digest) => Scrubbed::Sound { slot, digest },
+                Some(digest) => Scrubbed::Sound { slot, chain, digest },
                 None => Scrubbed::Unread("reading was ended".to_owned()),
             })
         };

@@ -102,6 +102,8 @@ pub enum Event<D = Durable> {
         database: DatabaseId,
         /// The slot that its state was of.
         slot: Slot,
+        /// Its chain after that slot: of what was not written since this process began, nothing else tells.
+        chain: [u8; 16],
         /// A digest of all that it holds.
         digest: [u8; 16],
     },

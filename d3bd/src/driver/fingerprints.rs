@@ -214,7 +214,7 @@ impl Fingerprints {
             let known = self.divergences.get(&(database, replica)).map(|divergence| divergence.slot);
             if here == there {
                 // A replica that was rebuilt is like the others again.
-                if known.is_some_and(|known| known < slot) {
+                if known.is_some_and(|known| known <= slot) {
                     self.divergences.remove(&(database, replica));
                     self.split.remove(&database);
                 }

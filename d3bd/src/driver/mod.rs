@@ -266,7 +266,10 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Event::Read(request) => self.begin_read(&request),
             Event::HandOver => self.step(Input::Transfer(None))?,
             Event::Rebuild { force } => self.handle_rebuild(force),
-            Event::ContentRead { database, slot, digest } => self.sums.record_content(database, slot, digest),
+            Event::ContentRead { database, slot, chain, digest } => {
+                self.sums.record_chain(database, slot, chain);
+                self.sums.record_content(database, slot, digest);
+            }
             Event::MemberRequest { ticket, request, deadline } => {
                 self.begin_member_request(ticket, request, deadline)?
             }
