@@ -14,7 +14,7 @@ use crate::leader::Leader;
 use crate::message::{Envelope, Message, Standing};
 use crate::planted::Planted;
 use crate::reads::Asker;
-use crate::types::{Ballot, Configuration, Now, PersistId, ReadId, Record, Ticks};
+use crate::types::{Ballot, Configuration, Epoch, Now, PersistId, ReadId, Record, Ticks};
 
 /// The role that a replica plays.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -295,6 +295,9 @@ impl<S: Storage> Replica<S> {
             && envelope.from != self.core.id()
             && own_ballot
             && envelope.message.is_sane();
+        if envelope.epoch.0 > epoch.0.saturating_add(Epoch::LEAP_MAX) {
+            return Heed::No;
+        }
         let known = members.contains_key(&envelope.from);
         let standing = (envelope.message.standing(), envelope.epoch.cmp(epoch));
         if !makes_sense || !self.takes_part() {

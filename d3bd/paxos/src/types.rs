@@ -39,6 +39,11 @@ impl fmt::Display for Ballot {
 #[serde(transparent)]
 pub struct Epoch(pub u64);
 
+impl Epoch {
+    /// Nobody has missed so many changes; what is of a configuration further ahead is dropped.
+    pub const LEAP_MAX: u64 = 1 << 20;
+}
+
 /// A moment or a span of the injected clock. How long a tick is, only the driver knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

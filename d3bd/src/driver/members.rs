@@ -4,13 +4,12 @@
 use std::collections::BTreeMap;
 
 use d3b::{ReplicaId, Slot};
-use d3b_paxos::types::{Change, ChangeError, Configuration, ProposalId, Ticks};
+use d3b_paxos::types::{Change, Configuration, ProposalId, Ticks};
 use d3b_paxos::{Input, Replica, Storage, StorageError};
-use serde::{Deserialize, Serialize};
 
 use super::{Driver, Effect, GOSSIP_INTERVAL, Stage, Ticket};
 use crate::log::Proof;
-use crate::peer::PeerMessage;
+use crate::peer::{MemberFailure, MemberRequest, PeerMessage};
 
 /// How many requests may wait for an answer of the leader.
 const ASKED_MAX: usize = 64;
@@ -18,48 +17,6 @@ const ASKED_MAX: usize = 64;
 const CLOSE: u64 = 256;
 /// How often the leader looks for what is to be changed.
 pub(super) const MEMBERS_INTERVAL: Ticks = Ticks(200);
-
-/// What somebody wants of the cluster's membership.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MemberRequest {
-    /// Another configuration.
-    Change(Change),
-    /// Another leader: this one, or the one that is best placed.
-    Transfer(Option<ReplicaId>),
-}
-
-/// Why a request was not carried out. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum MemberFailure {
-    /// Whoever was asked does not lead.
-    #[error("there is no leader")]
-    NoLeader,
-    /// The leader is to be removed and hands over first; ask again.
-    #[error("the leader hands over first")]
-    HandingOver,
-    /// Another change is under way, or the leader is too new; ask again.
-    #[error("another change is under way")]
-    UnderWay,
-    /// The configuration cannot be changed so.
-    #[error("{0}")]
-    Refused(ChangeError),
-    /// Too few voters would be left that can be reached.
-    #[error("only {reachable} of the {voters} replicas that would vote then can be reached, and {needed} are needed")]
-    Quorum {
-        /// Voters that would be left and can be reached.
-        reachable: usize,
-        /// Voters that would be left.
-        voters: usize,
-        /// A majority of them.
-        needed: usize,
-    },
-    /// A member has not said that its build knows of changes.
-    #[error("replica {0} runs an older version, or has not been heard from")]
-    Version(ReplicaId),
-    /// Too many ask.
-    #[error("too many changes are asked for")]
-    Overloaded,
-}
 
 /// What a member has said about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,12 +31,12 @@ pub use event::{
     ApplyReport, Effect, Event, OwnOutcome, Process, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest,
 };
 pub use fingerprints::Divergence;
-pub use members::{MemberFailure, MemberRequest};
 pub use quarantine::Repair;
 pub use status::{DriverStatus, Load, MemberStatus, Phase};
 
 use crate::log::{Durable, Proof};
-use crate::peer::{ForwardResult, PeerMessage};
+use crate::peer::{ForwardResult, MemberFailure, PeerMessage};
+pub use crate::peer::MemberRequest;
 use complaints::Complaints;
 use members::{MEMBERS_INTERVAL, Members};
 use offers::Offers;

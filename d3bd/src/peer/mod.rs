@@ -25,7 +25,7 @@ use tokio::task::AbortHandle;
 use crate::log::Durable;
 use complaints::{Complaints, Who};
 use handshake::{HandshakeError, Myself, Peer, Purpose};
-pub use message::{ForwardResult, PeerMessage};
+pub use message::{ForwardResult, MemberFailure, MemberRequest, PeerMessage};
 
 /// The version of the protocol between replicas: the first one knew neither changes of the configuration nor snapshots.
 const VERSION: u8 = 2;
