@@ -15,6 +15,7 @@ pub mod demo;
 mod disk;
 pub mod driver;
 pub mod entries;
+mod executor;
 pub mod handle;
 pub mod http;
 pub mod inspect;

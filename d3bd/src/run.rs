@@ -5,7 +5,6 @@
 //! * one thread writes the log (`log/`), one applies entries (`applier.rs`);
 //! * tokio serves HTTP and peers, and moves blobs.
 
-use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,17 +12,18 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_chan
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
+use d3b::{DiskId, ReplicaId, Slot};
 use d3b_engine::Engine;
 use d3b_paxos::types::{Now, Ticks};
 use tokio::sync::watch;
 
 use crate::applier::{self, Applier, Retain, Wanting};
-use crate::catch_up::{Fetching, Order, Taker};
+use crate::catch_up::{Fetching, Taker};
 use crate::config::Settings;
-use crate::driver::{Driver, DriverStatus, Effect, Event, Phase, Process, Repair, Start};
+use crate::driver::{Driver, DriverStatus, Event, Phase, Process, Repair, Start};
+use crate::executor::Executor;
 use crate::handle::{Handle, Parts, Waiting};
-use crate::log::{self, Log, LogError, LogReader};
+use crate::log::{self, LogError, LogReader};
 use crate::media::{self, BlobStore, Fetcher, Prefetcher};
 use crate::peer::{self, Patience, PeerConfig, PeerEvent, Peers};
 use crate::quarantine;
@@ -124,7 +124,7 @@ impl Stop {
     }
 
     /// The replica is to start again.
-    fn ask_again(&self) {
+    pub(crate) fn ask_again(&self) {
         self.again.store(true, Ordering::Release);
         self.ask();
     }
@@ -674,116 +674,6 @@ impl Driving {
             modified
         });
     }
-}
-
-/// Carries out effects.
-struct Executor {
-    data_dir: PathBuf,
-    log: Log,
-    peers: Peers,
-    ranges: SyncSender<std::ops::RangeInclusive<Slot>>,
-    waiting: Arc<Waiting>,
-    cluster: watch::Sender<Option<ClusterId>>,
-    events: SyncSender<Event>,
-    blobs: BlobStore,
-    fetcher: Fetcher,
-    /// Fetches snapshots for this replica.
-    snapshots: Fetching,
-    /// The way to whoever takes them for others.
-    orders: SyncSender<Order>,
-    fetching: Arc<Mutex<HashSet<(ReplicaId, d3b::Digest)>>>,
-    runtime: tokio::runtime::Handle,
-    stop: Arc<Stop>,
-}
-
-impl Executor {
-    /// Carries out one effect; what it leads to at once is returned.
-    fn carry_out(&mut self, effect: Effect) -> Option<Event> {
-        match effect {
-            Effect::Persist(batch) => self.log.persist(batch),
-            Effect::PersistConfiguration(configuration) => {
-                return match self.log.persist_configuration(&configuration) {
-                    Ok(()) => {
-                        tracing::info!(cluster = %configuration.cluster, "the cluster is formed");
-                        self.cluster.send_replace(Some(configuration.cluster));
-                        Some(Event::ConfigurationPersisted(configuration))
-                    }
-                    Err(error) => {
-                        self.stop.fatal(format!("the configuration cannot be written: {error}"));
-                        None
-                    }
-                };
-            }
-            Effect::Send { to, message } => self.peers.send(to, message),
-            Effect::SendDependent { proof, messages } => self.peers.send_dependent(&proof, messages),
-            // The driver has one range under way at a time: there is always room, unless the applier is gone.
-            Effect::Apply(range) => drop(self.ranges.try_send(range)),
-            Effect::FetchBlob { from, reference } => return self.fetch(from, reference),
-            Effect::PersistQuarantine(reason) => {
-                if let Err(error) = quarantine::write(&self.data_dir, &reason) {
-                    self.stop.fatal(format!("that this replica is quarantined cannot be written: {error}"));
-                }
-            }
-            Effect::Connect(configuration) => {
-                self.peers.connect_with(&crate::join::addresses(&configuration));
-            }
-            Effect::StartOver(configuration) => match self.log.persist_configuration(&configuration) {
-                Ok(()) => self.stop.ask_again(),
-                Err(error) => self.stop.fatal(format!("the configuration cannot be written: {error}")),
-            },
-            Effect::TakeSnapshot { to, configuration } => {
-                if self.orders.try_send(Order { to, configuration }).is_err() {
-                    let result = Err("too many ask for snapshots".to_owned());
-                    return Some(Event::SnapshotTaken { to, result });
-                }
-            }
-            Effect::FetchSnapshot { from, manifest } => {
-                self.runtime.spawn(self.snapshots.clone().run(from, manifest));
-            }
-            Effect::InstallSnapshot { manifest } => match self.snapshots.decide(manifest) {
-                Ok(()) => self.stop.ask_again(),
-                Err(reason) => {
-                    return Some(Event::SnapshotStaged { manifest, result: Err(reason) });
-                }
-            },
-            Effect::MemberRequestDone { ticket, result } => self.waiting.member_request_done(ticket, result),
-            Effect::CutLog(base) => self.log.cut(base),
-            Effect::WriteDone { ticket, result } => self.waiting.write_done(ticket, result),
-            Effect::ReadDone { ticket, result } => self.waiting.read_done(ticket, result),
-        }
-        None
-    }
-
-    /// Takes over a blob that a peer offers, and tells the driver when it is safe on this disk.
-    fn fetch(&self, from: ReplicaId, reference: BlobReference) -> Option<Event> {
-        if !self.fetching.lock().expect("no panic while held").insert((from, reference.digest)) {
-            // The same offer again while the first one is being followed: whoever offers it learns that it is.
-            return Some(Event::BlobUnderWay { from, reference });
-        }
-        let (blobs, fetcher, events) = (self.blobs.clone(), self.fetcher.clone(), self.events.clone());
-        let fetching = Arc::clone(&self.fetching);
-        self.runtime.spawn(async move {
-            let result = take_over(&blobs, &fetcher, from, reference).await;
-            fetching.lock().expect("no panic while held").remove(&(from, reference.digest));
-            drop(events.try_send(Event::BlobFetched { from, reference, result }));
-        });
-        None
-    }
-}
-
-/// Makes sure that a blob is on this replica's disk, with its grace period begun anew.
-async fn take_over(
-    blobs: &BlobStore,
-    fetcher: &Fetcher,
-    from: ReplicaId,
-    reference: BlobReference,
-) -> Result<(), String> {
-    let (store, digest) = (blobs.clone(), reference.digest);
-    let renewed = tokio::task::spawn_blocking(move || store.renew(&digest)).await.map_err(|panic| panic.to_string())?;
-    if renewed.map_err(|error| error.to_string())? {
-        return Ok(());
-    }
-    fetcher.fetch(reference, &[from]).await.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -9,9 +9,8 @@ use d3b_engine::Applied;
 use d3b_paxos::PersistBatch;
 use d3b_paxos::types::{Configuration, Ticks};
 
-use super::{MemberFailure, MemberRequest};
 use crate::log::Durable;
-use crate::peer::PeerMessage;
+use crate::peer::{MemberFailure, MemberRequest, PeerMessage};
 
 /// Names a client's request at the replica that took it; never used twice by one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -36,7 +36,6 @@ pub use status::{DriverStatus, Load, MemberStatus, Phase};
 
 use crate::log::{Durable, Proof};
 use crate::peer::{ForwardResult, MemberFailure, PeerMessage};
-pub use crate::peer::MemberRequest;
 use complaints::Complaints;
 use members::{MEMBERS_INTERVAL, Members};
 use offers::Offers;

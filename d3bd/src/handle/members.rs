@@ -8,7 +8,8 @@ use d3b::{Code, DiskId, Problem, ReplicaId, Slot};
 use d3b_paxos::types::{Change, ChangeError};
 
 use super::{Handle, stopping, unavailable};
-use crate::driver::{DriverStatus, Event, MemberFailure, MemberRequest, Phase, Unavailable};
+use crate::driver::{DriverStatus, Event, Phase, Unavailable};
+use crate::peer::{MemberFailure, MemberRequest};
 
 /// How long to wait before what was refused for the moment is asked again.
 const AGAIN: Duration = Duration::from_millis(50);

@@ -8,8 +8,9 @@ use std::task::{Context, Poll};
 use d3b::{Outcome, Slot};
 use tokio::sync::oneshot;
 
-use crate::driver::{MemberFailure, Ticket, Unavailable, WriteFailure};
+use crate::driver::{Ticket, Unavailable, WriteFailure};
 use crate::media::Kept;
+use crate::peer::MemberFailure;
 
 type WriteResult = Result<(Slot, Outcome), WriteFailure>;
 type ReadResult = Result<Slot, Unavailable>;

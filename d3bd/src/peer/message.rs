@@ -22,49 +22,7 @@ pub enum PeerMessage {
         /// The encoded command.
         command: Bytes,
     },
-    /// What somebody wants of the cluster's membership.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum MemberRequest {
-    /// Another configuration.
-    Change(Change),
-    /// Another leader: this one, or the one that is best placed.
-    Transfer(Option<ReplicaId>),
-}
-
-/// Why a request was not carried out. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum MemberFailure {
-    /// Whoever was asked does not lead.
-    #[error("there is no leader")]
-    NoLeader,
-    /// The leader is to be removed and hands over first; ask again.
-    #[error("the leader hands over first")]
-    HandingOver,
-    /// Another change is under way, or the leader is too new; ask again.
-    #[error("another change is under way")]
-    UnderWay,
-    /// The configuration cannot be changed so.
-    #[error("{0}")]
-    Refused(ChangeError),
-    /// Too few voters would be left that can be reached.
-    #[error("only {reachable} of the {voters} replicas that would vote then can be reached, and {needed} are needed")]
-    Quorum {
-        /// Voters that would be left and can be reached.
-        reachable: usize,
-        /// Voters that would be left.
-        voters: usize,
-        /// A majority of them.
-        needed: usize,
-    },
-    /// A member has not said that its build knows of changes.
-    #[error("replica {0} runs an older version, or has not been heard from")]
-    Version(ReplicaId),
-    /// Too many ask.
-    #[error("too many changes are asked for")]
-    Overloaded,
-}
-
-/// What became of a forwarded command.
+    /// What became of a forwarded command.
     ForwardReply {
         /// The receiver's number for it.
         id: u64,
@@ -183,6 +141,48 @@ impl PeerMessage {
             | PeerMessage::Contents { .. } => 2,
         }
     }
+}
+
+/// What somebody wants of the cluster's membership.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberRequest {
+    /// Another configuration.
+    Change(Change),
+    /// Another leader: this one, or the one that is best placed.
+    Transfer(Option<ReplicaId>),
+}
+
+/// Why a request was not carried out. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum MemberFailure {
+    /// Whoever was asked does not lead.
+    #[error("there is no leader")]
+    NoLeader,
+    /// The leader is to be removed and hands over first; ask again.
+    #[error("the leader hands over first")]
+    HandingOver,
+    /// Another change is under way, or the leader is too new; ask again.
+    #[error("another change is under way")]
+    UnderWay,
+    /// The configuration cannot be changed so.
+    #[error("{0}")]
+    Refused(ChangeError),
+    /// Too few voters would be left that can be reached.
+    #[error("only {reachable} of the {voters} replicas that would vote then can be reached, and {needed} are needed")]
+    Quorum {
+        /// Voters that would be left and can be reached.
+        reachable: usize,
+        /// Voters that would be left.
+        voters: usize,
+        /// A majority of them.
+        needed: usize,
+    },
+    /// A member has not said that its build knows of changes.
+    #[error("replica {0} runs an older version, or has not been heard from")]
+    Version(ReplicaId),
+    /// Too many ask.
+    #[error("too many changes are asked for")]
+    Overloaded,
 }
 
 /// What became of a forwarded command.
