@@ -292,6 +292,14 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         self.stage = Stage::Outcast(reason);
     }
 
+    /// Tells a peer that has just been heard from; it need not wait for the next round.
+    pub(super) fn tell_about_to(&mut self, to: ReplicaId) {
+        if self.replica().is_some_and(|replica| replica.configuration().members.contains_key(&to)) {
+            let message = PeerMessage::About { execution: self.start.execution, wanting: self.members.wanting };
+            self.effects.push(Effect::Send { to, message });
+        }
+    }
+
     /// Tells the others what this replica's build can do, and what it lacks.
     pub(super) fn tell_about(&mut self) {
         let message = PeerMessage::About { execution: self.start.execution, wanting: self.members.wanting };

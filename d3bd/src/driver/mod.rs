@@ -430,7 +430,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     }
 
     fn handle_peer(&mut self, from: ReplicaId, message: PeerMessage) -> Result<(), StorageError> {
-        self.heard_at.insert(from, self.now.ticks);
+        if self.heard_at.insert(from, self.now.ticks).is_none() {
+            self.tell_about_to(from);
+        }
         if self.led_by.0 == Some(from) {
             self.leader_heard_at = Some(self.now.ticks);
         }

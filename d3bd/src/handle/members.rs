@@ -13,6 +13,8 @@ use crate::peer::{MemberFailure, MemberRequest};
 
 /// How long to wait before what was refused for the moment is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
+/// For so long a member that has not said what it can do may yet say it.
+const INTRODUCTIONS_MAX: Duration = Duration::from_secs(4);
 
 impl Handle {
     /// Adds a replica, which learns first and votes when it has caught up. Adding it again changes nothing.
@@ -80,6 +82,8 @@ impl Handle {
         deadline: Instant,
         done: impl Fn(&DriverStatus) -> bool,
     ) -> Result<MembersChanged, Problem> {
+        // Whoever has just started says within a second or two what it can do.
+        let introduced = Instant::now() + INTRODUCTIONS_MAX;
         loop {
             if !self.status().members.is_empty() && done(&self.status()) {
                 return Ok(self.changed(self.status().configured_at));
@@ -110,7 +114,7 @@ impl Handle {
                     | MemberFailure::HandingOver
                     | MemberFailure::UnderWay
                     | MemberFailure::Overloaded
-            );
+            ) || (matches!(failure, MemberFailure::Version(_)) && Instant::now() < introduced);
             if !passing || Instant::now() + AGAIN >= deadline {
                 return Err(problem(failure));
             }
