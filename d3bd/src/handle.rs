@@ -765,6 +765,8 @@ fn need(operation: &Operation) -> Need {
             CatalogueChange::Delete { .. } | CatalogueChange::RawDelete { .. } => Need::Deletion,
             CatalogueChange::Upload { blob, .. } => blob.map_or(Need::Command, |blob| Need::File(blob.size)),
             CatalogueChange::RawUpload { blob, .. } => Need::File(blob.size),
+            // Who restores has looked for room for all of it.
+            CatalogueChange::Restore { .. } => Need::Command,
         },
     }
 }
