@@ -411,6 +411,8 @@ impl Assembly<'_> {
             peers: peers.clone(),
             http_address: format!("http://{http_address}"),
             execution: d3b_engine::EXECUTION,
+            orders: orders.clone(),
+            backups: crate::handle::Places::default(),
         });
         let executor = Executor {
             data_dir: settings.data_dir.clone(),
@@ -728,7 +730,7 @@ impl Executor {
                 self.peers.connect_with(&crate::join::addresses(&configuration));
             }
             Effect::TakeSnapshot { to, configuration } => {
-                if self.orders.try_send(Order { to, configuration }).is_err() {
+                if self.orders.try_send(Order::Snapshot { to, configuration }).is_err() {
                     let result = Err("too many ask for snapshots".to_owned());
                     return Some(Event::SnapshotTaken { to, result });
                 }

@@ -49,6 +49,7 @@ use d3b::{BlobReference, DatabaseId, DatabaseName, Digest, IdempotencyKey, Outco
 pub use command::{Command, DecodeError, Origin};
 pub use engine::Engine;
 pub use fingerprint::Fingerprint;
+pub use media::media_of_file;
 pub use reader::{Readers, check_upload};
 pub use snapshot::{SnapshotError, SnapshotSource};
 
