@@ -131,6 +131,10 @@ pub enum Command {
     /// The Paxos log: what was chosen, by which ballot, with what effect
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Log(Log),
+    /// Take a consistent copy of everything: databases, media, catalogue; or verify one
+    Backup(Backup),
+    /// Bring a backup into an empty cluster
+    Restore(Restore),
     /// The replicas as a group
     #[command(subcommand, subcommand_required = true, arg_required_else_help = true)]
     Cluster(Cluster),
@@ -178,6 +182,34 @@ pub struct Download {
     /// Where to; DB.sqlite3 unless told; - is standard output
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub file: Option<PathBuf>,
+}
+
+/// Where to put a backup.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Where to; d3b-SLOT.d3b unless told; - is standard output
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: Option<PathBuf>,
+    /// Take none, but see whether this one is whole; needs no server; - is standard input
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "file")]
+    pub verify: Option<PathBuf>,
+}
+
+/// What to restore.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup; - is standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Everything as it was after this slot; the backup's own slot unless told
+    #[arg(long, value_name = "SLOT")]
+    pub to_slot: Option<u64>,
+    /// Everything as it was at this moment, such as 2026-11-24T08:15:00Z, by the log's time
+    #[arg(long, value_name = "TIME", conflicts_with = "to_slot")]
+    pub to_time: Option<String>,
+    /// A later backup of the same cluster, whose log reaches further
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub log: Option<PathBuf>,
 }
 
 /// What to show of a schema.

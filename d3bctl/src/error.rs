@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use d3b::Code;
+use d3b::archive::ArchiveError;
 use d3b::client::ClientError;
 
 /// Success.
@@ -79,6 +80,12 @@ pub enum CliError {
     /// A download that is not what the server sent.
     #[error("what was received is damaged: {0}")]
     Damaged(Damage),
+    /// A backup that is not what was written.
+    #[error(transparent)]
+    Archive(ArchiveError),
+    /// A cluster that is to be restored into, and holds something.
+    #[error("{0}")]
+    ClusterNotEmpty(String),
     /// Some of several files.
     #[error("{failed} of {all} files could not be fetched")]
     SomeFiles {
@@ -144,6 +151,9 @@ pub enum UsageError {
     /// Several files need a directory.
     #[error("--all needs --dir")]
     NeedsDirectory,
+    /// Nobody reads a backup.
+    #[error("a backup is not written to a terminal")]
+    BackupToTerminal,
     /// Standard output cannot be taken up again.
     #[error("--continue needs a file, not standard output")]
     ContinueToOutput,
@@ -205,7 +215,9 @@ impl CliError {
             | CliError::JournalBesideTarget(_)
             | CliError::NotADatabase(_)
             | CliError::Declined => EXIT_REJECTED,
-            CliError::DatabaseExists(_) | CliError::FileExists(_) => EXIT_CONFLICT,
+            CliError::DatabaseExists(_) | CliError::FileExists(_) | CliError::ClusterNotEmpty(_) => EXIT_CONFLICT,
+            CliError::Archive(ArchiveError::Cut(_) | ArchiveError::Damaged(_)) => EXIT_INTEGRITY,
+            CliError::Archive(_) => EXIT_REJECTED,
             CliError::NoSuchTable { .. } => EXIT_NOT_FOUND,
             CliError::Damaged(_) => EXIT_INTEGRITY,
             CliError::SomeFiles { code, .. } => *code,
@@ -235,6 +247,11 @@ impl CliError {
             CliError::FileExists(_) => "name the file to replace it, or another one",
             CliError::NoSuchTable { .. } => "without TABLE the whole schema is shown",
             CliError::Damaged(_) => "nothing was kept; try again",
+            CliError::Archive(ArchiveError::Cut(_) | ArchiveError::Damaged(_)) => {
+                "take another backup, or use an older one: of this one not even a part is used"
+            }
+            CliError::Archive(_) => "d3bctl backup makes such files",
+            CliError::ClusterNotEmpty(_) => "nothing was changed; restore into a new cluster",
             CliError::SomeFiles { .. } => "the others are there; with --continue they are not fetched again",
             CliError::NotYet(_) => "--timeout gives it longer",
             CliError::Unhealthy(Health::Unreachable) => {
@@ -265,6 +282,7 @@ impl UsageError {
         let text = match self {
             UsageError::NeedsYes(_) => "--yes says that it is meant",
             UsageError::Argument { .. } => "text:TEXT passes anything as text",
+            UsageError::BackupToTerminal => "name a file, or send it down a pipe",
             UsageError::LevelWithoutSlot => "a write's answer tells its slot",
             UsageError::Replica(_) => "start the new replica first: d3bd --id ID --join URL of any member",
             UsageError::Endpoint(_)

@@ -248,7 +248,11 @@ impl Target {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
         match &mut self.kind {
             Kind::Output => io::stdout().lock().write_all(bytes).map_err(CliError::Output),
             Kind::Stream(file) | Kind::Partial { file, .. } => file.write_all(bytes).map_err(at(&self.path)),

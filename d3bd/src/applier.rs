@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::catch_up::{Order, Taker};
 use crate::driver::{ApplyReport, DriverStatus, Event, Process};
-use crate::entries::{Needed, blob_of, log_entry};
+use crate::entries::{Needed, blobs_of, log_entry};
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher, Prefetcher, Sources};
 use crate::run::{Clock, Stop};
@@ -207,10 +207,10 @@ impl Applier {
     /// Media is not needed to apply its entry: what is missing is fetched beside. A database's file is in place.
     fn prefetch(&self, records: &[Record], applied: Slot) {
         for record in records.iter().filter(|record| record.slot <= applied) {
-            if let Some((Needed::Later, reference)) = blob_of(record)
-                && !self.blobs.contains(&reference.digest)
-            {
-                self.prefetcher.want(reference);
+            for (needed, reference) in blobs_of(record, &self.blobs) {
+                if needed == Needed::Later && !self.blobs.contains(&reference.digest) {
+                    self.prefetcher.want(reference);
+                }
             }
         }
     }
@@ -310,12 +310,14 @@ impl Applier {
         }
         // Whoever is behind the log's beginning is taken past it by a snapshot.
         let everywhere = self.applied_everywhere().max(upkeep.base.previous());
-        if !upkeep.images.find(&self.log, everywhere, upkeep.durable)? {
+        // A backup that is being taken holds what the log names.
+        let everywhere = self.offer.reserved().map_or(everywhere, |slot| everywhere.min(slot.previous()));
+        if !upkeep.images.find(&self.log, &|record| images_of(record, &self.blobs), everywhere, upkeep.durable)? {
             return Ok(());
         }
         upkeep.swept = began;
         upkeep.deleted_at = upkeep.deleted_at.filter(|slot| *slot > upkeep.durable);
-        let mut referenced: HashSet<Digest> = upkeep.images.by_slot.values().copied().collect();
+        let mut referenced: HashSet<Digest> = upkeep.images.by_slot.values().flatten().copied().collect();
         self.engine
             .referenced_blobs(&mut |digest| {
                 referenced.insert(digest);
@@ -325,7 +327,8 @@ impl Applier {
         loop {
             let records = self.log.read(next, Slot(u64::MAX), CHUNK_BYTES).map_err(|error| error.to_string())?;
             let Some(last) = records.last().map(|record| record.slot) else { break };
-            referenced.extend(records.iter().filter_map(blob_of).map(|(_, reference)| reference.digest));
+            let named = records.iter().flat_map(|record| blobs_of(record, &self.blobs));
+            referenced.extend(named.map(|(_, reference)| reference.digest));
             next = last.next();
         }
         let collected = self.blobs.collect(&|digest| referenced.contains(digest), self.grace, SystemTime::now());
@@ -356,7 +359,7 @@ impl Applier {
 /// The files of databases that a stretch of the log names: what a member that is behind that stretch will ask for.
 #[derive(Debug, Default)]
 struct Images {
-    by_slot: BTreeMap<Slot, Digest>,
+    by_slot: BTreeMap<Slot, Vec<Digest>>,
     /// Everything above the first of these, up to the second, was looked through.
     after: Slot,
     upto: Slot,
@@ -365,7 +368,13 @@ struct Images {
 impl Images {
     /// Looks through what is above `after`, up to `upto`, but for what is known from before; false while there is more
     /// to look through than one go allows.
-    fn find(&mut self, log: &impl Storage, after: Slot, upto: Slot) -> Result<bool, String> {
+    fn find(
+        &mut self,
+        log: &impl Storage,
+        images_of: &dyn Fn(&Record) -> Vec<Digest>,
+        after: Slot,
+        upto: Slot,
+    ) -> Result<bool, String> {
         if after >= upto {
             *self = Images { by_slot: BTreeMap::new(), after: upto, upto };
             return Ok(true);
@@ -376,10 +385,15 @@ impl Images {
         }
         self.by_slot = self.by_slot.split_off(&after.next());
         self.after = after;
-        self.scan(log, upto)
+        self.scan(log, images_of, upto)
     }
 
-    fn scan(&mut self, log: &impl Storage, upto: Slot) -> Result<bool, String> {
+    fn scan(
+        &mut self,
+        log: &impl Storage,
+        images_of: &dyn Fn(&Record) -> Vec<Digest>,
+        upto: Slot,
+    ) -> Result<bool, String> {
         let mut left = SCAN_BYTES;
         while self.upto < upto {
             if left == 0 {
@@ -390,14 +404,21 @@ impl Images {
             let bytes: usize = records.iter().map(|record| record.entry.size()).sum();
             left = left.saturating_sub(bytes);
             for record in &records {
-                if let Some((Needed::ToApply, reference)) = blob_of(record) {
-                    self.by_slot.insert(record.slot, reference.digest);
+                let images = images_of(record);
+                if !images.is_empty() {
+                    self.by_slot.insert(record.slot, images);
                 }
             }
             self.upto = last;
         }
         Ok(true)
     }
+}
+
+/// The files without which a record cannot be applied.
+fn images_of(record: &Record, blobs: &dyn d3b_engine::Blobs) -> Vec<Digest> {
+    let needed = blobs_of(record, blobs).into_iter().filter(|(needed, _)| *needed == Needed::ToApply);
+    needed.map(|(_, reference)| reference.digest).collect()
 }
 
 /// Whether an applied record may have left a blob without a reference.
@@ -475,9 +496,12 @@ mod tests {
 
     #[track_caller]
     fn check(images: &mut Images, after: u64, upto: u64, expected: &[u64]) {
-        assert!(images.find(&Uploads, Slot(after), Slot(upto)).unwrap());
+        let nothing = tempfile::tempdir().unwrap();
+        let blobs = BlobStore::open(nothing.path()).unwrap();
+        let images_of = |record: &Record| images_of(record, &blobs);
+        assert!(images.find(&Uploads, &images_of, Slot(after), Slot(upto)).unwrap());
         assert_eq!(images.by_slot.keys().map(|slot| slot.0).collect::<Vec<_>>(), expected);
-        assert!(images.by_slot.iter().all(|(slot, found)| *found == digest(*slot)));
+        assert!(images.by_slot.iter().all(|(slot, found)| *found == [digest(*slot)]));
     }
 
     #[test]

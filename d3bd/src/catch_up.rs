@@ -16,17 +16,30 @@ use crate::driver::Event;
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher};
 use crate::run::Stop;
-use crate::snapshot::{self, Manifest, Offer, Staging};
+use crate::snapshot::{self, Manifest, Offer, Reservation, Staging};
 
 /// After each piece that was copied, as much time passes as it took, but no more than this: clients come first.
-const PAUSE_MAX: Duration = Duration::from_millis(100);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// A peer wants a snapshot.
+/// Somebody wants to copy everything.
 #[derive(Debug)]
-pub(crate) struct Order {
-    pub(crate) to: ReplicaId,
-    /// What was adopted when it was asked for.
-    pub(crate) configuration: Configuration,
+pub(crate) enum Order {
+    /// A peer wants a snapshot.
+    Snapshot {
+        to: ReplicaId,
+        /// What was adopted when it was asked for.
+        configuration: Configuration,
+    },
+    /// A client wants a backup.
+    Backup(tokio::sync::oneshot::Sender<Begun>),
+}
+
+/// A backup that was begun: everything up to its slot is in the files that it copies, and what the log has stays as long
+/// as this lives.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) source: d3b_engine::SnapshotSource,
+    pub(crate) _reservation: Reservation,
 }
 
 /// Takes snapshots for peers, one at a time.
@@ -60,7 +73,17 @@ impl Taker {
     /// # Errors
     /// The replica must stop.
     pub(crate) fn take(&mut self, order: Order, engine: &mut Engine) -> Result<(), d3b_engine::Fatal> {
-        let Order { to, configuration } = order;
+        let (to, configuration) = match order {
+            Order::Snapshot { to, configuration } => (to, configuration),
+            Order::Backup(reply) => {
+                // The files of the log's beginning are needed too, for who wants to go back to a slot in between.
+                let reservation = self.offer.reserve(self.log.base());
+                let source = engine.begin_snapshot()?;
+                // Whoever asked may have gone.
+                drop(reply.send(Begun { source, _reservation: reservation }));
+                return Ok(());
+            }
+        };
         self.learn(&configuration);
         if let Some((reference, manifest)) = self.offer.current() {
             self.answer(to, Ok((manifest.slot, reference)));

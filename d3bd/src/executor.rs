@@ -73,7 +73,7 @@ impl Executor {
                 Err(error) => self.stop.fatal(format!("the configuration cannot be written: {error}")),
             },
             Effect::TakeSnapshot { to, configuration } => {
-                if self.orders.try_send(Order { to, configuration }).is_err() {
+                if self.orders.try_send(Order::Snapshot { to, configuration }).is_err() {
                     let result = Err("too many ask for snapshots".to_owned());
                     return Some(Event::SnapshotTaken { to, result });
                 }

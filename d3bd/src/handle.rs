@@ -1,6 +1,7 @@
 //! What the HTTP routes and the schema service see of the daemon: requests in the vocabulary of the `d3b` crate, and
 //! nothing of ballots, SQLite or sockets.
 
+mod backup;
 mod members;
 mod operate;
 mod upload;
@@ -29,6 +30,8 @@ use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher, Kept};
 use crate::peer::Peers;
 
+pub(crate) use backup::Places;
+pub use backup::{BackupStream, RestoreAnswer};
 pub use upload::BlobUpload;
 pub(crate) use waiting::Waiting;
 
@@ -118,6 +121,9 @@ pub(crate) struct Parts {
     pub(crate) peers: Peers,
     pub(crate) http_address: String,
     pub(crate) execution: u32,
+    /// The way to whoever copies everything.
+    pub(crate) orders: SyncSender<crate::catch_up::Order>,
+    pub(crate) backups: Places,
 }
 
 impl Parts {
@@ -673,6 +679,8 @@ fn need(operation: &Operation) -> Need {
             CatalogueChange::Delete { .. } | CatalogueChange::RawDelete { .. } => Need::Deletion,
             CatalogueChange::Upload { blob, .. } => blob.map_or(Need::Command, |blob| Need::File(blob.size)),
             CatalogueChange::RawUpload { blob, .. } => Need::File(blob.size),
+            // Who restores has looked for room for all of it.
+            CatalogueChange::Restore { .. } => Need::Command,
         },
     }
 }

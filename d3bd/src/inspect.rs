@@ -300,6 +300,10 @@ fn catalogue_words(change: &CatalogueChange) -> (String, String) {
             let words = format!("create database from {file_id}, {} bytes, sha256 {}", blob.size, blob.digest);
             (DatabaseName::CATALOGUE.to_owned(), words)
         }
+        CatalogueChange::Restore { manifest } => {
+            let words = format!("restore a backup, manifest sha256 {}", manifest.digest);
+            (DatabaseName::CATALOGUE.to_owned(), words)
+        }
         CatalogueChange::RawDelete { file_id, .. } => {
             (DatabaseName::CATALOGUE.to_owned(), format!("drop the database of {file_id}"))
         }

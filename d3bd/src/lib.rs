@@ -2,12 +2,13 @@
 //! know little of one another:
 //!
 //! * [`log`] keeps the Paxos log on disk, [`peer`] talks to the other replicas, [`media`] keeps and moves blobs;
-//! * [`snapshot`] takes a replica past what no log holds any more;
+//! * [`snapshot`] takes a replica past what no log holds any more; `backup` makes one file of everything, and back;
 //! * [`http`] answers clients through [`handle`]; [`schema`] is the service for whole databases;
 //! * [`config`] and [`cli`] are what people say when they start it; [`demo`] is a cluster to play with;
 //! * [`recover`] makes a new cluster of what is left of one.
 
 mod applier;
+mod backup;
 mod catch_up;
 pub mod cli;
 pub mod config;

@@ -411,6 +411,8 @@ impl Assembly<'_> {
             peers: peers.clone(),
             http_address: format!("http://{http_address}"),
             execution: d3b_engine::EXECUTION,
+            orders: orders.clone(),
+            backups: crate::handle::Places::default(),
         });
         let executor = Executor {
             data_dir: settings.data_dir.clone(),

@@ -290,3 +290,20 @@ pub struct Version {
     /// The version of the SQL semantics that entries are stamped with.
     pub execution: u32,
 }
+
+/// The answer of `POST /v1/restore`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// The slot that restored everything.
+    pub slot: u64,
+    /// The cluster that the backup was taken of.
+    pub cluster: String,
+    /// The slot of that cluster's log at which everything stands.
+    pub restored_slot: u64,
+    /// Its log time (RFC 3339).
+    pub restored_time: String,
+    /// How many databases there are.
+    pub databases: u64,
+    /// How many media files there are.
+    pub media: u64,
+}

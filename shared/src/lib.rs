@@ -1,7 +1,9 @@
 //! The vocabulary of d3b: what the daemon, its core, its engine, the CLI and the tests all speak of.
 //!
-//! Nothing here does I/O, except [`client`] (behind the feature of that name).
+//! Nothing here does I/O, except [`client`] and [`archive`] (behind the features of those names).
 
+#[cfg(feature = "archive")]
+pub mod archive;
 #[cfg(feature = "client")]
 pub mod client;
 

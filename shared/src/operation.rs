@@ -116,6 +116,11 @@ pub enum CatalogueChange {
         /// The client's file id.
         file_id: FileId,
     },
+    /// Brings everything that a backup holds into a cluster that has no database; where it has one, it is `exists`.
+    Restore {
+        /// The list of the files, which the engine reads (`d3b_engine::restore`).
+        manifest: BlobReference,
+    },
 }
 
 /// One atomic step of the replicated state machine.
@@ -154,6 +159,7 @@ impl Operation {
             Operation::Sql { .. } => None,
             Operation::Catalogue(CatalogueChange::Upload { blob, .. }) => *blob,
             Operation::Catalogue(CatalogueChange::RawUpload { blob, .. }) => Some(*blob),
+            Operation::Catalogue(CatalogueChange::Restore { manifest }) => Some(*manifest),
             Operation::Catalogue(CatalogueChange::Delete { .. } | CatalogueChange::RawDelete { .. }) => None,
         }
     }

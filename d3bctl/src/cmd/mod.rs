@@ -1,5 +1,6 @@
 //! The commands, one module a noun.
 
+mod backup;
 mod cluster;
 mod completion;
 mod database;
@@ -27,6 +28,8 @@ pub fn run(command: &Command, session: &Session, output: &mut Output) -> Result<
         Command::List => database::list(session, output),
         Command::Info(arguments) => database::info(&arguments.db, session, output),
         Command::Schema(arguments) => database::schema(arguments, session, output),
+        Command::Backup(arguments) => backup::backup(arguments, session),
+        Command::Restore(arguments) => backup::restore(arguments, session, output),
         Command::Query(arguments) => query::run(arguments, session, output),
         Command::Media(Media::Put(arguments)) => media::put::run(arguments, session, output),
         Command::Media(Media::Get(arguments)) => media::get::run(arguments, session),

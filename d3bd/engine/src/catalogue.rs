@@ -5,6 +5,8 @@
 //! history of names: after a crash the catalogue may be ahead of another database, and an entry that is applied again
 //! must find the database that its name meant then.
 
+use std::collections::BTreeMap;
+
 use d3b::{
     CatalogueChange, Code, DatabaseId, DatabaseName, FileId, InsertMode, KeyedOperation, Rejection, Slot, Statement,
     StatementResult,
@@ -14,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::apply::{RESULT_BYTES_MAX, Refusal};
 use crate::database::Database;
 use crate::guard::Mode;
-use crate::statement;
+use crate::{requests, statement};
 
 /// The tables of the catalogue beside those that every database has ([`crate::database::TABLES`]).
 ///
@@ -54,6 +56,11 @@ pub const TABLES: &str = "
         detail TEXT NOT NULL
     ) WITHOUT ROWID;
 ";
+
+/// Whether a definition is one of [`TABLES`], or that of an index that comes with one.
+pub(crate) fn is_own(sql: &str) -> bool {
+    sql.is_empty() || TABLES.split(';').any(|made| made.trim() == sql)
+}
 
 /// What a change of the catalogue did to its rows, and has yet to do to files.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,6 +169,9 @@ pub(crate) fn change(
         }
         CatalogueChange::RawUpload { statement, file_id, .. } => raw_upload(catalogue, statement, file_id, slot),
         CatalogueChange::RawDelete { statement, file_id } => raw_delete(catalogue, statement, file_id, slot),
+        CatalogueChange::Restore { .. } => {
+            Err(Rejection::new(Code::Internal, "a backup is not restored by a change of rows").into())
+        }
     }
 }
 
@@ -203,6 +213,64 @@ fn record_dropped(catalogue: &Database, id: DatabaseId, slot: Slot) -> rusqlite:
         .own("/*d3b*/UPDATE _d3b_history SET until_slot = ? WHERE id = ?")?
         .execute(params![slot.0, id.to_string()])
         .map(|_| ())
+}
+
+/// Refuses a catalogue that has a database or a user. Databases that were dropped do not count: each replica forgets
+/// them at a moment of its own.
+pub(crate) fn check_empty(catalogue: &Database) -> Result<(), Refusal> {
+    let sql = "/*d3b*/SELECT (SELECT count(*) FROM tables), (SELECT count(*) FROM users)";
+    let (tables, users) =
+        catalogue.own(sql)?.query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+    if tables == 0 && users == 0 {
+        return Ok(());
+    }
+    let detail = format!("this cluster is not empty: it has {tables} databases and {users} users");
+    Err(Rejection::new(Code::Exists, detail).with_hint("a backup is restored into a new cluster").into())
+}
+
+/// Takes over the rows of a backup's catalogue. `files` are the databases that the backup has the files of, by the ids
+/// that they had; told are the ids that they get, in the order of the rows.
+pub(crate) fn restore(
+    catalogue: &mut Database,
+    from: &Connection,
+    files: &BTreeMap<DatabaseId, DatabaseName>,
+    unique: &str,
+    slot: Slot,
+) -> Result<Vec<(DatabaseId, DatabaseId)>, Refusal> {
+    check_empty(catalogue)?;
+    let foreign = |detail: String| Rejection::new(Code::BadRequest, detail);
+    let value = |row: &rusqlite::Row<'_>, column| row.get::<_, rusqlite::types::Value>(column);
+    let mut users = from.prepare("SELECT id, name, created FROM users ORDER BY id")?;
+    let mut rows = users.query([])?;
+    while let Some(row) = rows.next()? {
+        let sql = "/*d3b*/INSERT INTO users(id, name, created) VALUES(?, ?, ?)";
+        catalogue.own(sql)?.execute(params![value(row, 0)?, value(row, 1)?, value(row, 2)?])?;
+    }
+    let mut tables = from.prepare("SELECT id, name, owner, fileid, created FROM tables ORDER BY rowid")?;
+    let mut rows = tables.query([])?;
+    let mut made = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (old, name) = (id_of(row, 0), row.get::<_, String>(1));
+        let name = name.ok().and_then(|name| DatabaseName::new(name).ok());
+        let (Ok(old), Some(name)) = (old, name) else {
+            return Err(foreign("a row of the backup's catalogue is none of d3b's".to_owned()).into());
+        };
+        check_reserved(&name)?;
+        if files.get(&old) != Some(&name) {
+            return Err(foreign(format!("the backup has no file of the database {name}")).into());
+        }
+        let id = new_id(&name, unique, slot);
+        let sql = "/*d3b*/INSERT INTO tables(id, owner, name, fileid, created) VALUES(?, ?, ?, ?, ?)";
+        let (owner, file_id, created) = (value(row, 2)?, value(row, 3)?, value(row, 4)?);
+        catalogue.own(sql)?.execute(params![id.to_string(), owner, name.as_str(), file_id, created])?;
+        record_made(catalogue, &name, id, None, slot)?;
+        made.push((old, id));
+    }
+    if made.len() != files.len() {
+        return Err(foreign("the backup has a file of a database that its catalogue does not know".to_owned()).into());
+    }
+    requests::take_over(from, catalogue)?;
+    Ok(made)
 }
 
 /// What a raw client's change must look like.

@@ -15,6 +15,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi, params};
 use crate::fingerprint::{Fingerprint, Recorder};
 use crate::guard::{self, Guard, Mode};
 use crate::planted::{self, Planted};
+use crate::requests;
 use crate::statement::Admitted;
 
 /// The layout of d3b's own tables in a database file.
@@ -135,6 +136,34 @@ pub(crate) fn create_tables(
             params![FORMAT, id.to_string(), created.0, created.0, fingerprint],
         )
         .map(|_| ())
+}
+
+/// Whether an object of a schema is one of [`TABLES`], exactly as they are made, or an index that comes with one.
+pub(crate) fn is_own(name: &str, table: &str, sql: &str) -> bool {
+    let tables = ["_d3b_state", "_d3b_requests", "_d3b_media"];
+    if !tables.contains(&table) {
+        return false;
+    }
+    if name != table {
+        return name.strip_prefix("sqlite_autoindex_").is_some_and(|rest| rest.starts_with(table)) && sql.is_empty();
+    }
+    TABLES.split(';').any(|made| made.trim() == sql)
+}
+
+/// Makes the file of a database out of a backup that of a database of this log: it is made at a slot here, and what it
+/// knows of keys was executed in another log.
+pub(crate) fn adopt(
+    connection: &Connection,
+    id: DatabaseId,
+    created: Slot,
+    fingerprint: Fingerprint,
+) -> rusqlite::Result<()> {
+    connection.execute(
+        "UPDATE _d3b_state SET database = ?1, created = ?2, slot = ?2, fingerprint = ?3",
+        params![id.to_string(), created.0, fingerprint],
+    )?;
+    connection.execute("UPDATE _d3b_requests SET slot = slot - ?", [requests::EARLIER_LOG])?;
+    connection.execute("UPDATE _d3b_media SET slot = ?", [created.0]).map(|_| ())
 }
 
 impl Database {

@@ -5,6 +5,8 @@
 //! last slot and skips what it has, names are resolved as of the entry's slot, and a database's file is either missing
 //! or whole: so applying the entries behind the durable mark again brings everything to the same state.
 
+mod restore;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -342,6 +344,7 @@ impl Engine {
                 apply::without_database(database, entry, db)?
             }
             Operation::Sql { .. } => apply::execute(database, entry)?,
+            Operation::Catalogue(CatalogueChange::Restore { manifest }) => self.restore(entry, *manifest, blobs)?,
             Operation::Catalogue(change) => self.change(entry, change, blobs)?,
         };
         Ok(Attempt::Now(execution))

@@ -101,6 +101,41 @@ impl Plan<'_> {
     }
 }
 
+/// Brings the file of a database out of a backup into place, unless it is there already: as a database that this slot
+/// makes.
+pub(crate) fn install_copy(
+    directory: &Path,
+    id: DatabaseId,
+    created: Slot,
+    image: (BlobReference, &Path),
+) -> Result<(), InstallError> {
+    let path = database::path(directory, id);
+    if path.exists() {
+        return Ok(());
+    }
+    let building = directory.join(format!("{id}.tmp"));
+    let built = remove(&building)
+        .and_then(|()| copy(image.1, &building))
+        .map_err(|error| InstallError::Io(building.clone(), error))
+        .and_then(|()| {
+            let adopt =
+                |connection: &Connection| database::adopt(connection, id, created, first_fingerprint(Some(image.0)));
+            write(&building, false, adopt).map_err(|error| match error {
+                InstallError::Sqlite(error) if is_unusable(&error) => {
+                    let detail = format!("the file of a database passed, and yet could not be written to: {error}");
+                    InstallError::Rejected(Rejection::new(Code::NotADatabase, detail))
+                }
+                error => error,
+            })
+        });
+    if built.is_err() {
+        // The error that counts is the one at hand; what is left over is removed at the next start.
+        let _ = remove(&building);
+    }
+    built?;
+    publish(&building, &path, directory)
+}
+
 /// Makes the catalogue where there is none.
 pub(crate) fn install_catalogue(directory: &Path) -> Result<(), InstallError> {
     let id = DatabaseId::catalogue();

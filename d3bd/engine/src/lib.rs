@@ -14,7 +14,8 @@
 //! * [`fingerprint`] folds every effect into a chain that replicas compare.
 //! * [`planted`] are rules that tests can break, to see that other tests notice; in a daemon none can be.
 //! * [`reader`] serves reads beside all that, from snapshots of one database each.
-//! * [`snapshot`] copies everything, for a replica that is behind the log.
+//! * [`snapshot`] copies everything, for a replica that is behind the log; [`restore`] is the list of what a backup
+//!   brings into an empty cluster.
 
 mod apply;
 mod arguments;
@@ -32,6 +33,7 @@ pub mod planted;
 pub mod random;
 pub mod reader;
 pub mod requests;
+pub mod restore;
 pub mod scrub;
 pub mod snapshot;
 mod statement;
@@ -47,6 +49,7 @@ use d3b::{BlobReference, DatabaseId, DatabaseName, Digest, IdempotencyKey, Outco
 pub use command::{Command, DecodeError, Origin};
 pub use engine::Engine;
 pub use fingerprint::Fingerprint;
+pub use media::media_of_file;
 pub use reader::{Readers, check_upload};
 pub use snapshot::{SnapshotError, SnapshotSource};
 

@@ -1,9 +1,13 @@
 //! The rows that name a database's attached files. Their bytes are blobs, and none of this module's business.
 
+use std::path::Path;
+
 use d3b::{BlobReference, Code, Digest, FileId, MediaChange, Rejection, Slot};
 use rusqlite::{Connection, params};
 
+use crate::clock;
 use crate::database::Database;
+use crate::reader::open_immutable;
 
 /// Carries out what an operation does to the media of its database. `None` is success.
 pub(crate) fn apply(database: &Database, change: &MediaChange, slot: Slot) -> rusqlite::Result<Option<Rejection>> {
@@ -38,6 +42,15 @@ pub(crate) fn describe(change: &MediaChange) -> String {
         }
         MediaChange::Delete { file_id } => format!("delete {}", file_id.as_str()),
     }
+}
+
+/// Shows the blob of every media file that a database's file names; the file is whole, and nobody writes to it.
+///
+/// # Errors
+/// It cannot be read.
+pub fn media_of_file(path: &Path, show: &mut dyn FnMut(BlobReference)) -> rusqlite::Result<()> {
+    clock::register();
+    visit(&open_immutable(path)?, show)
 }
 
 /// Shows the blob of every media file.

@@ -28,6 +28,10 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// How many expired keys one operation removes at most: more than the one that it adds, and few.
 const EXPIRED_PER_OPERATION: u32 = 8;
 
+/// A key that came with a backup was executed at a slot of another log. It stands this much lower in `_d3b_requests`, once
+/// for every time that it was restored: below all slots of this log, and in the order of its own.
+pub(crate) const EARLIER_LOG: i64 = 1 << 48;
+
 /// The first byte of every stored answer.
 const VERSION: u8 = 1;
 
@@ -118,6 +122,12 @@ fn encode(outcome: &Outcome) -> Vec<u8> {
     if full.len() <= ANSWER_BYTES_MAX { full } else { bytes(&Stored::Omitted { bytes: full.len() as u64 }) }
 }
 
+/// The slot that a number in `_d3b_requests.slot` stands for, be it one of this log or of an earlier one.
+pub(crate) fn slot_of(stored: i64) -> Slot {
+    let slot = if stored < 0 { stored.rem_euclid(EARLIER_LOG) } else { stored };
+    Slot(slot.unsigned_abs())
+}
+
 /// What is known of a command's key.
 pub(crate) fn look_up(database: &Database, keyed: &KeyedOperation, time_ms: u64) -> rusqlite::Result<Verdict> {
     let time_ms = planted::time_ms(Planted::KeysExpireByWallClock, time_ms);
@@ -188,7 +198,7 @@ fn find(database: &Database, key: &IdempotencyKey) -> rusqlite::Result<Option<Fo
         database.own("/*d3b*/SELECT slot, request, time_ms, answer FROM _d3b_requests WHERE key = ?")?;
     statement
         .query_row([key.as_str()], |row| {
-            let slot = Slot(row.get(0)?);
+            let slot = slot_of(row.get(0)?);
             let answer = row.get_ref(3)?.as_blob()?;
             let outcome = decode_answer(answer, slot).map_err(|error| {
                 rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Blob, error.into())
@@ -242,6 +252,26 @@ fn expire(database: &mut Database, time_ms: u64) -> rusqlite::Result<()> {
     let sql = "/*d3b*/DELETE FROM _d3b_requests WHERE slot IN \
                (SELECT slot FROM _d3b_requests ORDER BY slot LIMIT ?) AND time_ms < ?";
     database.own(sql)?.execute(params![EXPIRED_PER_OPERATION, time_ms - KEPT_MS]).map(|_| ())
+}
+
+/// Copies the keys of a backup's catalogue into this log's. Those that this log knows stay as they are.
+pub(crate) fn take_over(from: &rusqlite::Connection, to: &mut Database) -> rusqlite::Result<()> {
+    to.keys_expire_at = None;
+    let mut read =
+        from.prepare("SELECT slot, key, request, time_ms, code, answer, fingerprint FROM _d3b_requests ORDER BY slot")?;
+    let mut rows = read.query([])?;
+    while let Some(row) = rows.next()? {
+        let slot: i64 = row.get(0)?;
+        let sql = "/*d3b*/INSERT OR IGNORE INTO \
+                   _d3b_requests(slot, key, request, time_ms, code, answer, fingerprint) VALUES(?, ?, ?, ?, ?, ?, ?)";
+        let mut write = to.own(sql)?;
+        write.raw_bind_parameter(1, slot.saturating_sub(EARLIER_LOG))?;
+        for column in 1..7 {
+            write.raw_bind_parameter(column + 1, ToSqlOutput::Borrowed(row.get_ref(column)?))?;
+        }
+        write.raw_execute()?;
+    }
+    Ok(())
 }
 
 /// Copies every key of one database into another that takes its place.

@@ -115,7 +115,8 @@ pub enum Event<D = Durable> {
 pub struct WriteRequest {
     /// Names it.
     pub ticket: Ticket,
-    /// The encoded command: the bytes that every replica will store.
+    /// The encoded command: the bytes that every replica will store. Without any the write is over when a majority holds
+    /// its blob, and nothing is proposed.
     pub command: Bytes,
     /// What a majority must hold before the command is proposed.
     pub blob: Option<BlobReference>,

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use d3b::{BlobReference, DiskId, ReplicaId, Slot};
+use d3b::{Answer, BlobReference, DiskId, ReplicaId, Slot};
 use d3b_paxos::formation::{Formation, FormationMessage, FormationState};
 use d3b_paxos::message::Envelope;
 use d3b_paxos::types::{Ballot, ChangeError, Configuration, Now, PersistId, ProposalId, ReadId, Ticks};
@@ -447,7 +447,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             PeerMessage::BlobHeld { digest } => {
                 let majority = self.majority();
                 if let Some(reference) = self.offers.held_by(&digest, from, majority) {
-                    self.writes.blob_held(&reference, self.now.ticks);
+                    self.blob_held(&reference);
                 }
             }
             PeerMessage::BlobUnderWay { digest } => self.writes.blob_under_way(&digest, self.now.ticks),
@@ -541,7 +541,14 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             self.send_to_members(|_| true, &message);
         }
         if let Some(held) = self.offers.enough(&reference.digest, self.majority()) {
-            self.writes.blob_held(&held, self.now.ticks);
+            self.blob_held(&held);
+        }
+    }
+
+    fn blob_held(&mut self, held: &BlobReference) {
+        for ticket in self.writes.blob_held(held, self.now.ticks) {
+            let result = Ok((self.applied, Ok(Answer::Results(Vec::new()))));
+            self.effects.push(Effect::WriteDone { ticket, result });
         }
     }
 

@@ -105,15 +105,24 @@ impl Writes {
         Ok(())
     }
 
-    /// A majority holds the blob: the writes that waited for it may be proposed.
-    pub(super) fn blob_held(&mut self, held: &BlobReference, now: Ticks) {
+    /// A majority holds the blob: the writes that waited for it may be proposed. Those that are over with this, because
+    /// they have no command, are returned.
+    pub(super) fn blob_held(&mut self, held: &BlobReference, now: Ticks) -> Vec<Ticket> {
+        let mut over = Vec::new();
         for ticket in self.offering.remove(&held.digest).unwrap_or_default() {
             if let Some(pending) = self.pending.get_mut(&ticket) {
+                if pending.command.is_empty() {
+                    over.push(ticket);
+                }
                 pending.stage = Stage::Routing;
                 pending.held_at = now;
                 self.routing.insert(ticket);
             }
         }
+        for ticket in &over {
+            self.remove(*ticket);
+        }
+        over
     }
 
     /// A peer is fetching the blob: however large it is, the writes that wait for it have time as long as that goes on.
@@ -408,6 +417,19 @@ mod tests {
         assert!(tickets(&writes.take_routable(LEADER, Ticks(5_000))).is_empty());
         assert_eq!(writes.take_expired(Ticks(60_000)), [(Ticket(1), WriteFailure::OutcomeUnknown)]);
         assert!(!writes.wants_blob(&reference));
+    }
+
+    #[test]
+    fn what_is_only_to_be_held_is_over_when_it_is_and_never_proposed() {
+        let mut writes = Writes::default();
+        let (write, reference) = with_blob(1, 10_000);
+        writes.add(WriteRequest { command: Bytes::new(), ..write }).unwrap();
+        assert_eq!(writes.blob_held(&reference, Ticks(1)), [Ticket(1)]);
+        assert_eq!(writes.take_routable(LEADER, Ticks(1)), Routable::default());
+        assert_eq!(writes.len(), 0);
+        let (write, _) = with_blob(2, 10_000);
+        writes.add(WriteRequest { command: Bytes::new(), ..write }).unwrap();
+        assert_eq!(writes.take_expired(Ticks(10_000)), [(Ticket(2), WriteFailure::BlobNotHeld)]);
     }
 
     #[test]

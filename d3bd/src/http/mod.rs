@@ -5,6 +5,7 @@
 //! origins, request ids, problems), then the routes below, which are warp's, and ends in a handler of the module of its
 //! noun.
 
+mod backup;
 mod body;
 mod call;
 mod cluster;
@@ -105,7 +106,13 @@ fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
         .or(warp::path!("version").and(call()).then(operations::version))
         .unify()
         .boxed();
-    let routes = sql.or(media).unify().or(databases).unify().or(log).unify().or(operations).unify();
+    let backups = warp::path!("v1" / "backup")
+        .and(call())
+        .then(backup::backup)
+        .or(warp::path!("v1" / "restore").and(call()).then(backup::restore))
+        .unify()
+        .boxed();
+    let routes = sql.or(media).unify().or(databases).unify().or(log).unify().or(operations).unify().or(backups).unify();
     routes.recover(unknown_route).unify().boxed()
 }
 

@@ -88,7 +88,8 @@ impl BlobStore {
         for entry in std::fs::read_dir(&temporary)? {
             let entry = entry?;
             if !entry.file_name().to_string_lossy().starts_with(PARTIAL) {
-                std::fs::remove_file(entry.path())?;
+                let path = entry.path();
+                if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
             }
         }
         sync_directory(directory)?;

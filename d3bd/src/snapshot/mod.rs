@@ -24,6 +24,7 @@ pub use install::{InstallError, install, is_media_incomplete, media_is_complete}
 pub use manifest::{Manifest, ManifestDatabase, ManifestError};
 pub use offer::{Offer, Reservation};
 pub use staging::{Staging, StagingError};
+pub(crate) use take::Temporary;
 pub use take::{TakeError, Taken, take};
 
 /// Makes what happened to the names in a directory durable.

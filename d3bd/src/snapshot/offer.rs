@@ -1,6 +1,6 @@
 //! The snapshot that this replica offers to those that are behind: at most one, and for no longer than somebody fetches it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,19 +30,22 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Books {
     current: Option<Current>,
-    /// The slot of the snapshot that is being taken.
-    reserved: Option<Slot>,
+    /// The slots of what is being taken.
+    reserved: BTreeMap<u64, Slot>,
+    /// Tells reservations apart.
+    next: u64,
 }
 
 /// Says that a snapshot at some slot will be offered, as long as it lives.
 #[derive(Debug)]
 pub struct Reservation {
     shared: Arc<Shared>,
+    number: u64,
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.shared.lock().reserved = None;
+        self.shared.lock().reserved.remove(&self.number);
     }
 }
 
@@ -75,7 +78,7 @@ impl Offer {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        let books = Mutex::new(Books { current, reserved: None });
+        let books = Mutex::new(Books { current, ..Books::default() });
         let offer = Offer { shared: Arc::new(Shared { path, books }) };
         if offer.current().is_none() {
             offer.forget()?;
@@ -83,11 +86,20 @@ impl Offer {
         Ok(offer)
     }
 
-    /// Says that a snapshot is being taken, one at a time.
+    /// Says that something is being taken that needs the log behind this slot.
     #[must_use]
     pub fn reserve(&self, slot: Slot) -> Reservation {
-        self.shared.lock().reserved = Some(slot);
-        Reservation { shared: Arc::clone(&self.shared) }
+        let mut books = self.shared.lock();
+        books.next += 1;
+        let number = books.next;
+        books.reserved.insert(number, slot);
+        Reservation { shared: Arc::clone(&self.shared), number }
+    }
+
+    /// The lowest slot of what is being taken. Files that the log names behind it are needed too.
+    #[must_use]
+    pub fn reserved(&self) -> Option<Slot> {
+        self.shared.lock().reserved.values().min().copied()
     }
 
     /// Offers a snapshot, instead of the one before.
@@ -115,7 +127,13 @@ impl Offer {
     #[must_use]
     pub fn slot(&self) -> Option<Slot> {
         let books = self.shared.lock();
-        books.current.as_ref().map(|current| current.manifest.slot).into_iter().chain(books.reserved).min()
+        books
+            .current
+            .as_ref()
+            .map(|current| current.manifest.slot)
+            .into_iter()
+            .chain(books.reserved.values().copied())
+            .min()
     }
 
     /// Somebody fetches a blob; if it belongs to the snapshot, that is in use.

@@ -122,10 +122,11 @@ impl Taking<'_> {
 }
 
 /// The path of a file that does not outlive its use.
-struct Temporary(PathBuf);
+#[derive(Debug)]
+pub(crate) struct Temporary(pub(crate) PathBuf);
 
 impl Temporary {
-    fn new(blobs: &BlobStore) -> Temporary {
+    pub(crate) fn new(blobs: &BlobStore) -> Temporary {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Temporary(blobs.temporary_directory().join(format!("snapshot-{}-{number}", std::process::id())))

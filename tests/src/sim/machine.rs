@@ -197,7 +197,10 @@ impl State {
                 Ok(Answer::Catalogue { id: DatabaseId::derive(name, ""), name: name.clone(), replaced: false })
             }
             Operation::Catalogue(
-                CatalogueChange::Delete { .. } | CatalogueChange::RawUpload { .. } | CatalogueChange::RawDelete { .. },
+                CatalogueChange::Delete { .. }
+                | CatalogueChange::RawUpload { .. }
+                | CatalogueChange::RawDelete { .. }
+                | CatalogueChange::Restore { .. },
             ) => Err(Rejection::new(Code::DatabaseNotFound, "the stand-in has one database")),
         }
     }

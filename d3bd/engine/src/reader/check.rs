@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use d3b::{Code, Rejection};
+use d3b::{Code, DatabaseId, Rejection};
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
-use crate::{clock, guard, statement, text};
+use crate::database::{self, OpenError};
+use crate::{catalogue, clock, guard, statement, text};
 
 /// What every SQLite database begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -26,10 +27,38 @@ const HEADER_BYTES: usize = 100;
 pub fn check_upload(path: &Path) -> Result<(), Rejection> {
     check_header(path)?;
     clock::register();
-    check_content(path).map_err(|error| match error {
-        Problem::Refused(rejection) => rejection,
-        Problem::Sqlite(error) => told(&error),
-    })
+    check_content(path, Own::None).map_err(Problem::into_rejection)
+}
+
+/// The same for the file of a database out of a backup, in which d3b's own tables are as they were.
+///
+/// # Errors
+/// As [`check_upload`]; also if the file is not that of this database.
+pub(crate) fn check_copy(path: &Path, id: DatabaseId) -> Result<(), Rejection> {
+    check_header(path)?;
+    clock::register();
+    check_content(path, Own::Of(id)).map_err(Problem::into_rejection)
+}
+
+/// The same for a backup's catalogue, in which nothing stands but what every catalogue is made of.
+///
+/// # Errors
+/// As [`check_upload`].
+pub(crate) fn check_catalogue(path: &Path) -> Result<(), Rejection> {
+    check_header(path)?;
+    clock::register();
+    let checked = check_content(path, Own::All);
+    checked.map_err(Problem::into_rejection)
+}
+
+/// Which tables of d3b's own a file is to have.
+#[derive(Clone, Copy)]
+enum Own {
+    None,
+    /// Those of a database with this id.
+    Of(DatabaseId),
+    /// All are d3b's own: it is a catalogue.
+    All,
 }
 
 fn refuse(detail: impl Into<String>) -> Rejection {
@@ -78,6 +107,15 @@ enum Problem {
     Sqlite(rusqlite::Error),
 }
 
+impl Problem {
+    fn into_rejection(self) -> Rejection {
+        match self {
+            Problem::Refused(rejection) => rejection,
+            Problem::Sqlite(error) => told(&error),
+        }
+    }
+}
+
 impl From<rusqlite::Error> for Problem {
     fn from(error: rusqlite::Error) -> Problem {
         Problem::Sqlite(error)
@@ -90,10 +128,21 @@ impl From<Rejection> for Problem {
     }
 }
 
-fn check_content(path: &Path) -> Result<(), Problem> {
+fn check_content(path: &Path, own: Own) -> Result<(), Problem> {
     let connection = open_immutable(path)?;
     keep_known_modules(&connection);
-    check_schema(&connection)?;
+    check_schema(&connection, own)?;
+    let id = match own {
+        Own::None => None,
+        Own::Of(id) => Some(id),
+        Own::All => Some(DatabaseId::catalogue()),
+    };
+    if let Some(id) = id {
+        database::read_state(&connection, id).map_err(|error| match error {
+            OpenError::Sqlite(error) => Problem::Sqlite(error),
+            OpenError::Foreign(problem) => refuse(problem).into(),
+        })?;
+    }
     check_virtual_tables(&connection)?;
     let first: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if first != "ok" {
@@ -103,7 +152,7 @@ fn check_content(path: &Path) -> Result<(), Problem> {
 }
 
 /// Opened as immutable, SQLite takes no locks, and makes no files beside a database in WAL mode.
-fn open_immutable(path: &Path) -> Result<Connection, Problem> {
+pub(crate) fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
     let mut uri = String::from("file:");
     for byte in std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()) {
         match byte {
@@ -123,7 +172,7 @@ fn open_immutable(path: &Path) -> Result<Connection, Problem> {
 
 /// The schema is text of a stranger. What it says must be readable, and must leave d3b's own tables alone, which come
 /// into the same file: a foreign key or trigger on them would be served by d3b's own statements.
-fn check_schema(connection: &Connection) -> Result<(), Problem> {
+fn check_schema(connection: &Connection, own: Own) -> Result<(), Problem> {
     let mut statement = connection.prepare("SELECT name, tbl_name, coalesce(sql, '') FROM sqlite_schema")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -133,6 +182,13 @@ fn check_schema(connection: &Connection) -> Result<(), Problem> {
                 .map_err(|_| refuse("its schema holds a name that is not UTF-8"))?;
         }
         let [name, table, sql] = texts;
+        match own {
+            Own::None => {}
+            Own::Of(_) if database::is_own(name, table, sql) => continue,
+            Own::Of(_) => {}
+            Own::All if database::is_own(name, table, sql) || catalogue::is_own(sql) => continue,
+            Own::All => return Err(refuse(format!("{name} does not belong into a catalogue")).into()),
+        }
         if text::is_hidden(name) || text::is_hidden(table) || text::mentions_hidden(sql) {
             let hint =
                 "names that begin with _d3b_ are d3b's own: download databases from d3b instead of copying its files";

@@ -19,6 +19,7 @@ use d3b::{
 use rusqlite::{OptionalExtension, StatementStatus, params};
 
 pub use check::check_upload;
+pub(crate) use check::{check_catalogue, check_copy, open_immutable};
 
 use crate::apply::Refusal;
 use crate::fingerprint::Fingerprint;
@@ -291,7 +292,7 @@ impl Readers {
                 let sql = "/*d3b*/SELECT slot, time_ms, request, answer FROM _d3b_requests WHERE key = ?";
                 let row = |row: &rusqlite::Row<'_>| {
                     Ok((
-                        Slot(row.get(0)?),
+                        requests::slot_of(row.get(0)?),
                         row.get::<_, u64>(1)?,
                         row.get::<_, [u8; 32]>(2)?,
                         row.get::<_, Vec<u8>>(3)?,

@@ -8,6 +8,7 @@ mod hostile;
 mod keys;
 mod operations;
 mod planted;
+mod restore;
 mod sameness;
 mod scrub;
 mod snapshot;

@@ -78,6 +78,7 @@ impl Oracle {
             CatalogueChange::RawUpload { statement, blob, .. } => {
                 (name(statement.sql.split('\'').nth(1).unwrap()), Some(*blob))
             }
+            CatalogueChange::Restore { .. } => unreachable!("no generated log restores a backup"),
             // Plain SQLite does not know whose file it was; the database is simply not compared any more.
             CatalogueChange::RawDelete { .. } => {
                 self.files.clear();

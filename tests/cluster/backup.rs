@@ -1,0 +1,216 @@
+//! Backups: everything that was acknowledged is in them, and comes back in an empty cluster, or not at all.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use d3b::api::Restore;
+use d3b::{Code, Digest};
+use d3b_tests::cluster::d3bctl;
+use d3b_tests::sample::{Noise, SHOP, database_bytes};
+use d3b_tests::{Cluster, Options, Response};
+use serde_json::{Value, json};
+
+fn run(cluster: &Cluster, words: &[&str]) -> Output {
+    let mut command = d3bctl(cluster.directory());
+    command.args(["--endpoints", &cluster.endpoints().join(",")]).args(words);
+    command.output().expect("d3bctl can be run")
+}
+
+#[track_caller]
+fn check_exit(output: &Output, code: i32) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{said}{}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn back_up(cluster: &Cluster, name: &str) -> PathBuf {
+    let path = cluster.directory().join(name);
+    check_exit(&run(cluster, &["backup", &path.display().to_string()]), 0);
+    path
+}
+
+fn restore(cluster: &Cluster, words: &[&str]) -> Restore {
+    let output = run(cluster, &[&["-o", "json", "restore"], words].concat());
+    check_exit(&output, 0);
+    serde_json::from_slice(&output.stdout).expect("the answer is JSON")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path that is text")
+}
+
+fn insert(cluster: &Cluster, id: u32, db: &str, key: &str, value: i64) -> Response {
+    let body = json!({"sql": "INSERT INTO t(x) VALUES(?) RETURNING x", "args": [value]});
+    let url = cluster.replica(id).url(&format!("/v1/db/{db}/query"));
+    let headers = [("idempotency-key", key), ("content-type", "application/json")];
+    cluster.http.send("POST", &url, &headers, body.to_string().as_bytes())
+}
+
+fn count(cluster: &Cluster, db: &str) -> i64 {
+    cluster.replica(1).value(db, "SELECT count(*) FROM t").as_i64().expect("a count")
+}
+
+/// A cluster with two databases, one of them with a table `t`, and media.
+fn filled() -> (Cluster, Vec<u8>) {
+    let cluster = Cluster::start();
+    cluster.replica(1).put("/v1/db/shop/file", &database_bytes(SHOP)).expect(201);
+    cluster.create("ledger");
+    cluster.replica(1).sql("ledger", "CREATE TABLE t(x INTEGER PRIMARY KEY)", json!([]));
+    let film = Noise::new(11, 2_000_000).bytes();
+    cluster.replica(2).put("/v1/db/shop/media/film.mp4", &film).expect(201);
+    (cluster, film)
+}
+
+#[test]
+fn what_was_acknowledged_before_a_backup_began_is_in_it() {
+    let (cluster, film) = filled();
+    let stop = AtomicBool::new(false);
+    let acknowledged: Mutex<Vec<i64>> = Mutex::default();
+    let (before, path) = std::thread::scope(|scope| {
+        for writer in 0..3_i64 {
+            let (cluster, stop, acknowledged) = (&cluster, &stop, &acknowledged);
+            scope.spawn(move || {
+                for number in 0.. {
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let value = writer * 1_000_000 + number;
+                    let id = u32::try_from(writer).expect("small") + 1;
+                    insert(cluster, id, "ledger", &format!("key-{value}"), value).expect(200);
+                    acknowledged.lock().expect("no panic").push(value);
+                }
+            });
+        }
+        d3b_tests::wait_until("writers are under way", d3b_tests::wait::PATIENCE, || {
+            acknowledged.lock().expect("no panic").len() > 50
+        });
+        let before = acknowledged.lock().expect("no panic").clone();
+        let path = back_up(&cluster, "all.d3b");
+        stop.store(true, Ordering::Relaxed);
+        (before, path)
+    });
+    check_exit(&run(&cluster, &["backup", "--verify", text(&path)]), 0);
+    let known = insert(&cluster, 2, "ledger", &format!("key-{}", before[7]), before[7]).expect(200).text();
+
+    let fresh = Cluster::start();
+    let restored = restore(&fresh, &[text(&path)]);
+    assert_eq!((restored.databases, restored.media), (2, 1));
+    let rows = fresh.replica(3).sql("ledger", "SELECT x FROM t", json!([]));
+    let rows: Vec<i64> = rows["rows"].as_array().expect("rows").iter().filter_map(|row| row[0].as_i64()).collect();
+    let missing: Vec<_> = before.iter().filter(|value| !rows.contains(value)).collect();
+    assert!(missing.is_empty(), "{missing:?} of {} are missing", before.len());
+    for id in fresh.ids() {
+        let _ = fresh.replica(id).databases();
+        assert!(fresh.replica(id).get("/v1/db/shop/media/film.mp4").expect(200).body == film);
+        fresh.replica(id).wait_for_blob(&Digest::of(&film));
+    }
+    // The key gives the answer of then, and does nothing.
+    let there = fresh.replica(1).value("ledger", "SELECT count(*) FROM t");
+    let again = insert(&fresh, 1, "ledger", &format!("key-{}", before[7]), before[7]).expect(200);
+    assert_eq!(again.text(), known);
+    assert_eq!(fresh.replica(1).value("ledger", "SELECT count(*) FROM t"), there);
+    insert(&fresh, 2, "ledger", "a new key", -1).expect(200);
+    fresh.assert_same_everywhere();
+}
+
+#[test]
+fn nothing_is_restored_over_live_data() {
+    let (cluster, _) = filled();
+    let path = back_up(&cluster, "all.d3b");
+    let output = run(&cluster, &["restore", text(&path)]);
+    check_exit(&output, 6);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"));
+    let url = cluster.replica(2).url("/v1/restore");
+    cluster.http.send("POST", &url, &[], &b"never looked at"[..]).expect_problem(Code::Exists);
+    assert_eq!(cluster.replica(1).databases().len(), 2);
+    // Once the cluster has let go of everything, it is one that can be restored into; and an answer is given once.
+    for db in ["shop", "ledger"] {
+        cluster.replica(1).delete(&format!("/v1/db/{db}")).expect(200);
+    }
+    let first = restore(&cluster, &["--idempotency-key", "once", text(&path)]);
+    assert_eq!(restore(&cluster, &["--idempotency-key", "once", text(&path)]), first);
+    assert_eq!(count(&cluster, "ledger"), 0);
+    cluster.assert_same_everywhere();
+}
+
+#[test]
+fn damaged_archives_are_refused_and_leave_nothing() {
+    let (cluster, film) = filled();
+    let path = back_up(&cluster, "all.d3b");
+    let whole = std::fs::read(&path).expect("the archive");
+    let fresh = Cluster::with(Options::default().flag("--blob-grace", "1s"));
+    let bad = fresh.directory().join("bad.d3b");
+    let check = |bytes: &[u8], code: i32| {
+        std::fs::write(&bad, bytes).expect("a file can be written");
+        check_exit(&run(&fresh, &["backup", "--verify", text(&bad)]), code);
+        check_exit(&run(&fresh, &["restore", text(&bad)]), code);
+        assert!(fresh.replica(1).databases().is_empty());
+    };
+    for end in [whole.len() - 1, whole.len() / 2, 100] {
+        check(&whole[..end], 9);
+    }
+    for at in [whole.len() / 3, whole.len() / 2, whole.len() - 20] {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        check(&bytes, 9);
+    }
+    for id in fresh.ids() {
+        let files = fresh.replica(id).files();
+        let left: Vec<_> = files.iter().filter(|path| path.to_string_lossy().contains("restore-")).collect();
+        assert!(left.is_empty(), "{left:?}");
+        assert!(!fresh.replica(id).blob(&Digest::of(&film)).exists());
+    }
+    std::fs::write(&bad, [whole.as_slice(), b"more"].concat()).expect("a file can be written");
+    check_exit(&run(&fresh, &["backup", "--verify", text(&bad)]), 9);
+    check_exit(&run(&fresh, &["restore", text(&bad)]), 1);
+    check_exit(&run(&fresh, &["restore", text(&cluster.replica(1).data_dir.join("log.sqlite3"))]), 1);
+    restore(&fresh, &[text(&path)]);
+    assert_eq!(fresh.replica(2).databases().len(), 2);
+}
+
+#[test]
+fn a_slot_between_two_backups_is_restored_with_the_later_ones_log() {
+    let (cluster, film) = filled();
+    let first = back_up(&cluster, "first.d3b");
+    let mut slots = Vec::new();
+    for value in 0..10_i64 {
+        let answer: Value = insert(&cluster, 1, "ledger", &format!("key-{value}"), value).expect(200).json();
+        slots.push(answer["slot"].as_u64().expect("a slot"));
+    }
+    cluster
+        .replica(3)
+        .put("/v1/db/late/file", &database_bytes("CREATE TABLE t(x); INSERT INTO t VALUES(1)"))
+        .expect(201);
+    let dropped = cluster.replica(2).delete("/v1/db/shop").expect(200).slot();
+    let time = cluster.replica(1).get(&format!("/v1/log/{}", slots[4])).expect(200).json::<Value>();
+    let time = time["time"].as_str().expect("a time").to_owned();
+    let second = back_up(&cluster, "second.d3b");
+
+    let slot = slots[6].to_string();
+    let fresh = Cluster::start();
+    // By itself the first one does not reach there.
+    let output = run(&fresh, &["restore", text(&first), "--to-slot", &slot]);
+    check_exit(&output, 1);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("reaches from slot"));
+    let restored = restore(&fresh, &[text(&first), "--to-slot", &slot, "--log", text(&second)]);
+    assert_eq!(restored.restored_slot, slots[6]);
+    assert_eq!(count(&fresh, "ledger"), 7);
+    assert_eq!(fresh.replica(1).databases().len(), 2);
+    assert!(fresh.replica(3).get("/v1/db/shop/media/film.mp4").expect(200).body == film);
+    fresh.assert_same_everywhere();
+
+    let fresh = Cluster::start();
+    let restored = restore(&fresh, &[text(&first), "--to-time", &time, "--log", text(&second)]);
+    assert_eq!((restored.restored_slot, restored.restored_time), (slots[4], time));
+    assert_eq!(count(&fresh, "ledger"), 5);
+    drop(fresh);
+
+    // Just before the mistake, with a database that was uploaded meanwhile.
+    let fresh = Cluster::start();
+    restore(&fresh, &[text(&first), "--to-slot", &(dropped - 1).to_string(), "--log", text(&second)]);
+    let mut names: Vec<String> = fresh.replica(2).databases().into_iter().map(|info| info.name).collect();
+    names.sort();
+    assert_eq!(names, ["late", "ledger", "shop"]);
+    assert_eq!(count(&fresh, "late"), 1);
+}
