@@ -49,7 +49,6 @@ impl BackupStream {
     }
 
     /// Its bytes. An error ends them before their end.
-    #[must_use]
     pub fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
         let (sender, receiver) = mpsc::channel(PIECES_MAX);
         tokio::task::spawn_blocking(move || {
