@@ -24,8 +24,14 @@ fn check_exit(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "{said}{}", String::from_utf8_lossy(&output.stdout));
 }
 
-fn back_up(cluster: &Cluster, name: &str) -> PathBuf {
-    let path = cluster.directory().join(name);
+/// A place for archives. Clusters are started one after the other: there is only room for so many at a time, and a test
+/// that held one while it waits for another would keep other tests from ending.
+fn place() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+fn back_up(cluster: &Cluster, place: &tempfile::TempDir, name: &str) -> PathBuf {
+    let path = place.path().join(name);
     check_exit(&run(cluster, &["backup", &path.display().to_string()]), 0);
     path
 }
@@ -64,6 +70,7 @@ fn filled() -> (Cluster, Vec<u8>) {
 
 #[test]
 fn what_was_acknowledged_before_a_backup_began_is_in_it() {
+    let place = place();
     let (cluster, film) = filled();
     let stop = AtomicBool::new(false);
     let acknowledged: Mutex<Vec<i64>> = Mutex::default();
@@ -86,18 +93,19 @@ fn what_was_acknowledged_before_a_backup_began_is_in_it() {
             acknowledged.lock().expect("no panic").len() > 50
         });
         let before = acknowledged.lock().expect("no panic").clone();
-        let path = back_up(&cluster, "all.d3b");
+        let path = back_up(&cluster, &place, "all.d3b");
         stop.store(true, Ordering::Relaxed);
         (before, path)
     });
     check_exit(&run(&cluster, &["backup", "--verify", text(&path)]), 0);
     let known = insert(&cluster, 2, "ledger", &format!("key-{}", before[7]), before[7]).expect(200).text();
+    drop(cluster);
 
     let fresh = Cluster::start();
     let restored = restore(&fresh, &[text(&path)]);
     assert_eq!((restored.databases, restored.media), (2, 1));
     let rows = fresh.replica(3).sql("ledger", "SELECT x FROM t", json!([]));
-    let rows: Vec<i64> = rows["rows"].as_array().expect("rows").iter().filter_map(|row| row[0].as_i64()).collect();
+    let rows: Vec<i64> = rows.as_array().expect("rows").iter().filter_map(|row| row[0].as_i64()).collect();
     let missing: Vec<_> = before.iter().filter(|value| !rows.contains(value)).collect();
     assert!(missing.is_empty(), "{missing:?} of {} are missing", before.len());
     for id in fresh.ids() {
@@ -116,8 +124,9 @@ fn what_was_acknowledged_before_a_backup_began_is_in_it() {
 
 #[test]
 fn nothing_is_restored_over_live_data() {
+    let place = place();
     let (cluster, _) = filled();
-    let path = back_up(&cluster, "all.d3b");
+    let path = back_up(&cluster, &place, "all.d3b");
     let output = run(&cluster, &["restore", text(&path)]);
     check_exit(&output, 6);
     assert!(String::from_utf8_lossy(&output.stderr).contains("not empty"));
@@ -136,8 +145,10 @@ fn nothing_is_restored_over_live_data() {
 
 #[test]
 fn damaged_archives_are_refused_and_leave_nothing() {
+    let place = place();
     let (cluster, film) = filled();
-    let path = back_up(&cluster, "all.d3b");
+    let path = back_up(&cluster, &place, "all.d3b");
+    drop(cluster);
     let whole = std::fs::read(&path).expect("the archive");
     let fresh = Cluster::with(Options::default().flag("--blob-grace", "1s"));
     let bad = fresh.directory().join("bad.d3b");
@@ -164,15 +175,16 @@ fn damaged_archives_are_refused_and_leave_nothing() {
     std::fs::write(&bad, [whole.as_slice(), b"more"].concat()).expect("a file can be written");
     check_exit(&run(&fresh, &["backup", "--verify", text(&bad)]), 9);
     check_exit(&run(&fresh, &["restore", text(&bad)]), 1);
-    check_exit(&run(&fresh, &["restore", text(&cluster.replica(1).data_dir.join("log.sqlite3"))]), 1);
+    check_exit(&run(&fresh, &["restore", text(&fresh.replica(1).data_dir.join("log.sqlite3"))]), 1);
     restore(&fresh, &[text(&path)]);
     assert_eq!(fresh.replica(2).databases().len(), 2);
 }
 
 #[test]
 fn a_slot_between_two_backups_is_restored_with_the_later_ones_log() {
+    let place = place();
     let (cluster, film) = filled();
-    let first = back_up(&cluster, "first.d3b");
+    let first = back_up(&cluster, &place, "first.d3b");
     let mut slots = Vec::new();
     for value in 0..10_i64 {
         let answer: Value = insert(&cluster, 1, "ledger", &format!("key-{value}"), value).expect(200).json();
@@ -185,7 +197,8 @@ fn a_slot_between_two_backups_is_restored_with_the_later_ones_log() {
     let dropped = cluster.replica(2).delete("/v1/db/shop").expect(200).slot();
     let time = cluster.replica(1).get(&format!("/v1/log/{}", slots[4])).expect(200).json::<Value>();
     let time = time["time"].as_str().expect("a time").to_owned();
-    let second = back_up(&cluster, "second.d3b");
+    let second = back_up(&cluster, &place, "second.d3b");
+    drop(cluster);
 
     let slot = slots[6].to_string();
     let fresh = Cluster::start();
@@ -199,6 +212,7 @@ fn a_slot_between_two_backups_is_restored_with_the_later_ones_log() {
     assert_eq!(fresh.replica(1).databases().len(), 2);
     assert!(fresh.replica(3).get("/v1/db/shop/media/film.mp4").expect(200).body == film);
     fresh.assert_same_everywhere();
+    drop(fresh);
 
     let fresh = Cluster::start();
     let restored = restore(&fresh, &[text(&first), "--to-time", &time, "--log", text(&second)]);

@@ -1,3 +1,5 @@
+//! Archives that are whole, cut off, changed, or something else.
+
 use std::io;
 
 use super::*;
