@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use d3b::{ReplicaId, Slot};
+use d3b::{DiskId, ReplicaId, Slot};
+use d3b_paxos::formation::FormationMessage;
 use d3b_paxos::types::{Change, Configuration, ProposalId, Ticks};
 use d3b_paxos::{Input, Replica, Storage, StorageError};
 
@@ -284,6 +285,35 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             }
         } else {
             self.leave(format!("replica {me} was removed from the cluster (epoch {})", configuration.epoch.0));
+        }
+    }
+
+    /// A replica tells what it can do. One that is no member any more may not know: nobody sends it anything, and one that
+    /// only learned asks nobody for a vote.
+    pub(super) fn handle_about(&mut self, from: ReplicaId, execution: u32, wanting: Option<u64>) {
+        let Some(replica) = self.replica() else { return };
+        let configuration = replica.configuration();
+        if configuration.members.contains_key(&from) {
+            self.members.about.insert(from, About { execution, wanting });
+        } else if from < configuration.next_id {
+            self.tell_configuration(from);
+        }
+    }
+
+    /// Tells a replica the configuration in effect.
+    pub(super) fn tell_configuration(&mut self, to: ReplicaId) {
+        let Some(replica) = self.replica() else { return };
+        let hello = FormationMessage::formed(self.start.settings.disk, replica.configuration());
+        self.effects.push(Effect::Send { to, message: PeerMessage::Formation(hello) });
+    }
+
+    /// A member tells the configuration in effect.
+    pub(super) fn hear_configuration(&mut self, from: ReplicaId, disk: DiskId, configuration: &Configuration) {
+        let Some(replica) = self.replica() else { return };
+        let known = replica.configuration();
+        let is_peer = known.members.get(&from).is_some_and(|member| member.disk == disk);
+        if is_peer && configuration.cluster == known.cluster && configuration.epoch > known.epoch {
+            self.handle_superseded(configuration);
         }
     }
 

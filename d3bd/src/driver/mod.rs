@@ -445,8 +445,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
                 self.effects.push(Effect::FetchBlob { from, reference: BlobReference { digest, size } });
             }
             PeerMessage::BlobHeld { digest } => {
-                let majority = self.majority();
-                if let Some(reference) = self.offers.held_by(&digest, from, majority) {
+                if let Stage::Running(replica) = &self.stage
+                    && let Some(reference) = self.offers.held_by(&digest, from, replica.configuration())
+                {
                     self.blob_held(&reference);
                 }
             }
@@ -456,9 +457,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             }
             PeerMessage::Gossip { applied, fingerprints } => self.handle_gossip(from, applied, &fingerprints),
             PeerMessage::Contents { digests } => self.handle_contents(from, &digests),
-            PeerMessage::About { execution, wanting } => {
-                self.members.about.insert(from, members::About { execution, wanting });
-            }
+            PeerMessage::About { execution, wanting } => self.handle_about(from, execution, wanting),
             PeerMessage::MemberRequest { id, request } => self.handle_member_request(from, id, request)?,
             PeerMessage::MemberReply { id, result } => self.handle_member_reply(id, result),
             PeerMessage::SnapshotRequest => self.handle_snapshot_request(from),
@@ -486,12 +485,11 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
                 formation.step(from, message);
                 self.follow_formation();
             }
-            Stage::Running(replica) => {
-                if let FormationMessage::Hello { formed: None, .. } = message {
-                    let hello = FormationMessage::formed(self.start.settings.disk, replica.configuration());
-                    self.effects.push(Effect::Send { to: from, message: PeerMessage::Formation(hello) });
-                }
-            }
+            Stage::Running(_) => match message {
+                FormationMessage::Hello { formed: None, .. } => self.tell_configuration(from),
+                FormationMessage::Hello { formed: Some(_), .. } => {}
+                FormationMessage::Formed { disk, configuration } => self.hear_configuration(from, disk, &configuration),
+            },
             Stage::Adopting | Stage::Outcast(_) | Stage::Quarantined(_) => {}
         }
     }
@@ -540,7 +538,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             let message = PeerMessage::BlobOffer { digest: reference.digest, size: reference.size };
             self.send_to_members(|_| true, &message);
         }
-        if let Some(held) = self.offers.enough(&reference.digest, self.majority()) {
+        if let Stage::Running(replica) = &self.stage
+            && let Some(held) = self.offers.enough(&reference.digest, replica.configuration())
+        {
             self.blob_held(&held);
         }
     }
@@ -729,13 +729,6 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             if *id != self.start.settings.id && to(*id) {
                 self.effects.push(Effect::Send { to: *id, message: message.clone() });
             }
-        }
-    }
-
-    fn majority(&self) -> usize {
-        match &self.stage {
-            Stage::Running(replica) => replica.configuration().majority(),
-            Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) | Stage::Quarantined(_) => usize::MAX,
         }
     }
 
