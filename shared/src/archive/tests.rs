@@ -118,12 +118,22 @@ fn what_is_cut_off_is_noticed_wherever() {
 #[test]
 fn what_was_changed_is_noticed_wherever() {
     let bytes = archive(&header());
-    // The fifth byte holds a bit that means nothing to anyone.
-    for at in (0..bytes.len()).filter(|at| *at != 4) {
+    let read = |bytes: &[u8]| {
+        let mut seen = Gatherer::default();
+        read(&mut &*bytes, &mut seen).map(|header| (header, seen.0))
+    };
+    let whole = read(&bytes).unwrap();
+    let mut harmless = 0;
+    for at in 0..bytes.len() {
         let mut bytes = bytes.clone();
         bytes[at] ^= 0x10;
-        assert!(check(&bytes).is_err(), "flipped at {at}");
+        // The head of the compressed stream holds a bit without a meaning, and how much memory it takes to read.
+        if let Ok(found) = read(&bytes) {
+            assert!(found == whole, "flipped at {at}");
+            harmless += 1;
+        }
     }
+    assert!(harmless <= 2, "{harmless}");
 }
 
 #[test]
