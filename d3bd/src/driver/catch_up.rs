@@ -12,6 +12,9 @@ use crate::peer::PeerMessage;
 /// Whoever was asked for a snapshot, or fetches one and gets nowhere, is given so long.
 const SNAPSHOT_PATIENCE: Ticks = Ticks(30_000);
 
+/// A request that was not answered by a snapshot is made again after so long.
+const ASK_INTERVAL: Ticks = Ticks(1_000);
+
 /// How far a replica has come with a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatchUp {
@@ -21,6 +24,8 @@ pub struct CatchUp {
     pub progress: (u64, u64),
     /// When to begin anew, if nothing moves.
     deadline: Ticks,
+    /// When to ask again, if there is no answer, or one that says "not now".
+    ask_at: Ticks,
     /// What is being fetched.
     manifest: Option<Digest>,
     /// Whether it replaces what this replica has, however far that is.
@@ -31,14 +36,18 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     /// This replica needs a snapshot.
     pub(super) fn begin_catch_up(&mut self, from: ReplicaId, rebuild: bool) {
         let now = self.now.ticks;
-        if let Some(under_way) = &self.catch_up
-            && now < under_way.deadline
-        {
+        let ask_at = Ticks(now.0 + ASK_INTERVAL.0);
+        if let Some(under_way) = self.catch_up.as_mut().filter(|it| now < it.deadline) {
+            let waits = under_way.from == from && under_way.manifest.is_none() && now >= under_way.ask_at;
+            if waits {
+                under_way.ask_at = ask_at;
+                self.effects.push(Effect::Send { to: from, message: PeerMessage::SnapshotRequest });
+            }
             return;
         }
         tracing::info!(peer = %from, "asks for a snapshot");
         let deadline = Ticks(now.0 + SNAPSHOT_PATIENCE.0);
-        self.catch_up = Some(CatchUp { from, progress: (0, 0), deadline, manifest: None, rebuild });
+        self.catch_up = Some(CatchUp { from, progress: (0, 0), deadline, ask_at, manifest: None, rebuild });
         self.effects.push(Effect::Send { to: from, message: PeerMessage::SnapshotRequest });
     }
 
@@ -81,8 +90,12 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     /// A peer cannot give one.
     pub(super) fn handle_snapshot_refused(&mut self, from: ReplicaId, reason: &str) {
-        if self.catch_up.as_ref().is_some_and(|it| it.from == from && it.manifest.is_none()) {
-            tracing::warn!(peer = %from, reason, "a peer cannot give a snapshot");
+        let Some(refused) = self.catch_up.as_ref().filter(|it| it.from == from && it.manifest.is_none()) else {
+            return;
+        };
+        tracing::warn!(peer = %from, reason, "a peer cannot give a snapshot");
+        // The leader says again and again that this replica is behind, and is asked again, though not as often.
+        if refused.rebuild {
             self.end_catch_up();
         }
     }

@@ -219,8 +219,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         for (id, member) in &configuration.members {
             if member.votes {
                 let replaced = member.replaces.filter(|old| configuration.members.contains_key(old));
-                if let Some(id) = replaced {
-                    return Some(Change::Remove { id });
+                if let Some(replaced) = replaced.filter(|_| self.has_all_files(*id, configuration.slot)) {
+                    return Some(Change::Remove { id: replaced });
                 }
                 continue;
             }
@@ -236,6 +236,18 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         let mut executions = others.map(|id| self.members.about.get(id).map(|about| about.execution));
         let lowest = executions.try_fold(self.start.execution, |lowest, one| Some(lowest.min(one?)))?;
         (lowest > configuration.execution).then_some(Change::Execution { version: lowest })
+    }
+
+    /// Whether a member has said that it lacks no file, and that after it had applied so much. Files that came with the last
+    /// entries before it voted may be nowhere but at whom it replaces.
+    fn has_all_files(&self, id: ReplicaId, upto: Slot) -> bool {
+        let (wanting, applied) = if id == self.me() {
+            (self.members.wanting, self.applied)
+        } else {
+            let wanting = self.members.about.get(&id).and_then(|about| about.wanting);
+            (wanting, self.applied_by.get(&id).copied().unwrap_or(Slot::ZERO))
+        };
+        wanting == Some(0) && applied >= upto
     }
 
     /// Tells the outside of a configuration that was adopted.
