@@ -13,6 +13,14 @@ const DELETION: u64 = 1 << 20;
 /// A command is written to the log and to its database, and in both to a write-ahead log first.
 const COPIES: u64 = 4;
 
+/// Makes what happened to the names in a directory durable.
+///
+/// # Errors
+/// Whatever the disk says.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
+}
+
 /// What the file system of a directory has left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {

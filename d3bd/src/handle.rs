@@ -570,11 +570,7 @@ impl Handle {
     }
 
     fn other_replicas(&self) -> Vec<ReplicaId> {
-        let status = Arc::clone(&self.parts().status.borrow());
-        let mut others: Vec<_> = status.members.iter().filter(|member| member.id != self.replica()).collect();
-        // One that does not answer costs its timeout.
-        others.sort_by_key(|member| !member.reachable);
-        others.into_iter().map(|member| member.id).collect()
+        self.parts().status.borrow().others(self.replica())
     }
 
     /// A consistent copy of a database, without d3b's own tables.

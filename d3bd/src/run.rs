@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::applier::{self, Applier, Retain, Wanting};
 use crate::catch_up::{Fetching, Taker};
 use crate::config::Settings;
+use crate::disk::sync_directory;
 use crate::driver::{Driver, DriverStatus, Event, Phase, Process, Repair, Start};
 use crate::executor::Executor;
 use crate::handle::{Handle, Parts, Waiting};
@@ -236,10 +237,6 @@ fn make_directory(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists || !path.is_dir() => Err(error),
         Ok(()) | Err(_) => sync_directory(parent),
     }
-}
-
-fn sync_directory(path: &Path) -> std::io::Result<()> {
-    std::fs::File::open(path)?.sync_all()
 }
 
 fn open_log(settings: &Settings, events: &SyncSender<Event>, stop: &Arc<Stop>) -> Result<log::Opened, RunError> {
@@ -468,15 +465,10 @@ impl Assembly<'_> {
     }
 }
 
-/// The other members, those first that are heard from: one that does not answer costs its timeout.
+/// The other members, as they are at the moment of asking.
 fn sources(me: ReplicaId, status: &watch::Receiver<Arc<DriverStatus>>) -> media::Sources {
     let status = status.clone();
-    Arc::new(move || {
-        let status = Arc::clone(&status.borrow());
-        let mut others: Vec<_> = status.members.iter().filter(|member| member.id != me).collect();
-        others.sort_by_key(|member| !member.reachable);
-        others.into_iter().map(|member| member.id).collect()
-    })
+    Arc::new(move || status.borrow().others(me))
 }
 
 fn core_settings(settings: &Settings, disk: DiskId) -> Result<d3b_paxos::Settings, RunError> {

@@ -310,9 +310,6 @@ impl Round {
 
     /// The other members, those in reach first.
     fn sources(&self) -> Vec<ReplicaId> {
-        let status = Arc::clone(&self.scrubber.status.borrow());
-        let mut others: Vec<_> = status.members.iter().filter(|member| member.id != self.scrubber.replica).collect();
-        others.sort_by_key(|member| !member.reachable);
-        others.into_iter().map(|member| member.id).collect()
+        self.scrubber.status.borrow().others(self.scrubber.replica)
     }
 }

@@ -122,6 +122,14 @@ impl DriverStatus {
         self.execution = configuration.execution;
     }
 
+    /// The members but one, those first that are heard from: one that does not answer costs its timeout.
+    #[must_use]
+    pub fn others(&self, than: ReplicaId) -> Vec<ReplicaId> {
+        let mut others: Vec<&MemberStatus> = self.members.iter().filter(|member| member.id != than).collect();
+        others.sort_by_key(|member| !member.reachable);
+        others.into_iter().map(|member| member.id).collect()
+    }
+
     /// Whether a replica is a member that votes.
     #[must_use]
     pub fn votes_here(&self, id: ReplicaId) -> bool {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use d3b::{BlobReference, Digest, Hasher};
 
-use crate::disk::Room;
+use crate::disk::{Room, sync_directory};
 
 /// The name of the directory for what is not whole yet.
 const TEMPORARY: &str = "tmp";
@@ -362,10 +362,6 @@ fn remove_if_old(path: &Path, grace: Duration, now: SystemTime) -> Option<u64> {
     }
     std::fs::remove_file(path).ok()?;
     Some(metadata.len())
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 /// A blob that is being written; dropped before [`BlobWriter::finish`], it leaves nothing behind.

@@ -27,10 +27,7 @@ pub use staging::{Staging, StagingError};
 pub(crate) use take::Temporary;
 pub use take::{TakeError, Taken, take};
 
-/// Makes what happened to the names in a directory durable.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
+use crate::disk::sync_directory;
 
 /// Writes a small file so that it is there whole, and durably, or as it was before.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
