@@ -449,6 +449,11 @@ fn a_damaged_database_file_is_not_served() {
         cluster.replica(damaged).ask_to_stop();
         cluster.replica_mut(damaged).wait_for_end();
         let path = cluster.replica(damaged).data_dir.join("databases").join(format!("{}.sqlite3", shop.id));
+        // Pages that are still in the write-ahead log would be read from there, over whatever is in the file.
+        let database = rusqlite::Connection::open(&path).expect("the database");
+        let truncated = database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        assert_eq!(truncated, Ok(0), "nobody else has it open");
+        drop(database);
         let file = File::options().read(true).write(true).open(&path).expect("the database");
         let pages = file.metadata().expect("it is open").len() / 4096;
         assert!(pages > 20, "{pages} pages");
