@@ -95,17 +95,23 @@ fn options(arguments: &Arguments, seed: u64) -> Options {
         Size::Long => Scale::Long,
         Size::Files => Scale::Files,
     };
-    Options { engine: arguments.machine.of(seed), scale, tell: arguments.trace, careless_sweep: false }
+    Options {
+        engine: arguments.machine.of(seed),
+        scale,
+        tell: arguments.trace,
+        careless_sweep: false,
+        careless_manifest: false,
+    }
 }
 
 fn replay(arguments: &Arguments, seed: u64) -> ExitCode {
     match run(seed, options(arguments, seed)) {
         Ok(report) => {
             print!("{}", report.story);
-            let Report { digest, events, chosen, answered, simulated_us, .. } = report;
+            let Report { digest, events, chosen, answered, simulated_us, installed, changes, .. } = report;
             println!(
                 "seed {seed}: digest {digest:016x}, {events} events, {chosen} slots chosen, {answered} operations \
-                 answered, {:.1} simulated seconds",
+                 answered, {installed} snapshots installed, {changes} changes of members, {:.1} simulated seconds",
                 seconds(simulated_us)
             );
             ExitCode::SUCCESS
@@ -124,6 +130,8 @@ struct Totals {
     events: u64,
     chosen: usize,
     answered: usize,
+    installed: u64,
+    changes: u64,
     simulated_us: u64,
     faults: BTreeMap<Fault, u64>,
     failures: Vec<Failure>,
@@ -137,6 +145,8 @@ impl Totals {
                 self.events += report.events;
                 self.chosen += report.chosen;
                 self.answered += report.answered;
+                self.installed += u64::from(report.installed);
+                self.changes += u64::from(report.changes);
                 self.simulated_us += report.simulated_us;
                 for (fault, count) in report.faults {
                     *self.faults.entry(fault).or_default() += u64::from(count);
@@ -198,13 +208,15 @@ fn tell(totals: &Totals, elapsed: Duration, threads: usize) {
     let rate = totals.seeds as f64 / wall;
     println!(
         "{} seeds in {wall:.1} s ({rate:.0} a second, {:.0} a second and thread), {:.1} simulated hours, {} events, \
-         {} slots chosen, {} operations answered",
+         {} slots chosen, {} operations answered, {} snapshots installed, {} changes of members",
         totals.seeds,
         rate / threads as f64,
         seconds(totals.simulated_us) / 3_600.0,
         totals.events,
         totals.chosen,
         totals.answered,
+        totals.installed,
+        totals.changes,
     );
     let faults: Vec<String> = totals.faults.iter().map(|(fault, count)| format!("{} {count}", fault.name())).collect();
     println!("faults: {}", faults.join(", "));

@@ -1,8 +1,8 @@
-//! The blobs of simulated replicas: what is fetched, and what is dropped.
+//! The upkeep of simulated replicas: syncing, cutting the log, and the blobs, which are fetched and dropped.
 
 use std::collections::BTreeSet;
 
-use d3b::{BlobReference, Digest, ReplicaId};
+use d3b::{BlobReference, Digest, ReplicaId, Slot};
 use d3bd::driver::Event;
 use d3bd::entries::blob_of;
 
@@ -22,7 +22,15 @@ impl<M: Machine> World<'_, M> {
         if !process.paused {
             process.machine.checkpoint().map_err(Violation)?;
         }
-        if !process.paused && process.driver.status().is_settled(now) {
+        let paused = process.paused;
+        if !paused {
+            self.look_for_files(id)?;
+            self.expire_offer(id);
+            self.cut_if_due(id)?;
+        }
+        let node = self.node(id);
+        let Some(process) = &mut node.process else { return Ok(()) };
+        if !paused && process.driver.status().is_settled(now) {
             let referenced: BTreeSet<_> = process.machine.referenced().map_err(Violation)?.into_iter().collect();
             let mut logged = BTreeSet::new();
             node.disk.log.visit(process.machine.resume_after().next(), |record| {
@@ -35,6 +43,43 @@ impl<M: Machine> World<'_, M> {
         }
         self.after(self.scenario.upkeep_us, Happening::Upkeep { at: id, start });
         Ok(())
+    }
+
+    /// Tells the driver how many files are missing here. Behind a snapshot, and where a replica only learns, all of them are
+    /// looked up; else those that are on their way are known.
+    fn look_for_files(&mut self, id: ReplicaId) -> Result<(), Violation> {
+        let node = self.node(id);
+        let Some(process) = &mut node.process else { return Ok(()) };
+        let votes = process.driver.status().votes_here(id);
+        // What was overwritten or deleted meanwhile is asked for in vain.
+        let referenced: BTreeSet<Digest> = process.machine.referenced().map_err(Violation)?.into_iter().collect();
+        process.wanted.retain(|digest| !node.disk.blobs.holds(digest) && referenced.contains(digest));
+        let missing: Vec<Digest> = if node.media_incomplete || !votes {
+            referenced.into_iter().filter(|digest| !node.disk.blobs.holds(digest)).collect()
+        } else {
+            process.wanted.iter().copied().collect()
+        };
+        node.media_incomplete &= !(missing.is_empty() && votes);
+        let count = missing.len() as u64;
+        let news = process.told_wanting.replace(count) != Some(count);
+        for digest in missing {
+            self.prefetch(id, BlobReference { digest, size: 8 })?;
+        }
+        if news { self.event(id, Event::Wanting(Some(count))) } else { Ok(()) }
+    }
+
+    /// Asks for a cut of the log, if it holds more than it has to.
+    fn cut_if_due(&mut self, id: ReplicaId) -> Result<(), Violation> {
+        let Some(retain) = self.scenario.retain else { return Ok(()) };
+        let offered = self.offered_slot(id);
+        let Some(process) = &mut self.node(id).process else { return Ok(()) };
+        let durable = process.machine.resume_after();
+        let base = Slot(durable.0.saturating_sub(retain)).min(offered.unwrap_or(durable));
+        if base <= process.cut {
+            return Ok(());
+        }
+        process.cut = base;
+        self.event(id, Event::CutDue(base))
     }
 
     /// Media that an applied entry names is fetched beside, from whoever has it.

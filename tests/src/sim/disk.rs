@@ -38,6 +38,8 @@ struct Contents {
     /// The configuration, and whether it was adopted when it was chosen.
     configuration: Option<(Configuration, bool)>,
     records: BTreeMap<Slot, Stored>,
+    /// The first slot that it holds.
+    base: Slot,
 }
 
 /// The log's file. Clones are views of the same file.
@@ -48,7 +50,8 @@ pub struct LogFile {
 
 impl LogFile {
     fn blank() -> LogFile {
-        let contents = Contents { promised: Ballot::ZERO, configuration: None, records: BTreeMap::new() };
+        let contents =
+            Contents { promised: Ballot::ZERO, configuration: None, records: BTreeMap::new(), base: Slot(1) };
         LogFile { contents: Rc::new(RefCell::new(contents)) }
     }
 
@@ -75,6 +78,40 @@ impl LogFile {
     /// Writes a configuration that its replica was told of.
     pub fn form(&self, configuration: Configuration) {
         self.contents.borrow_mut().configuration = Some((configuration, false));
+    }
+
+    /// The first slot that it holds.
+    #[must_use]
+    pub fn base(&self) -> Slot {
+        self.contents.borrow().base
+    }
+
+    /// Drops what lies below a slot.
+    pub fn cut(&self, base: Slot) {
+        let mut contents = self.contents.borrow_mut();
+        contents.base = contents.base.max(base);
+        let base = contents.base;
+        contents.records = contents.records.split_off(&base);
+    }
+
+    /// Begins it anew behind a snapshot, by the rules of the shipped log; false if it begins later already.
+    #[must_use]
+    pub fn begin_at(&self, record: &Record, configuration: &Configuration) -> bool {
+        if self.base() > record.slot {
+            return false;
+        }
+        self.cut(record.slot);
+        let mut contents = self.contents.borrow_mut();
+        let fresh = Stored { record: record.clone(), damaged: false };
+        let stored = contents.records.entry(record.slot).or_insert_with(|| fresh.clone());
+        if stored.record.ballot < record.ballot {
+            *stored = fresh;
+        }
+        let newer = contents.configuration.as_ref().is_none_or(|(known, _)| known.epoch < configuration.epoch);
+        if newer {
+            contents.configuration = Some((configuration.clone(), true));
+        }
+        true
     }
 
     /// The last slot that it holds.
@@ -121,7 +158,9 @@ impl durability::Disk for LogFile {
     }
 
     fn holds(&self, slot: Slot, condition: impl FnOnce(&Record) -> bool) -> bool {
-        self.contents.borrow().records.get(&slot).is_some_and(|stored| condition(&stored.record))
+        // What was cut was chosen, and applied durably.
+        let contents = self.contents.borrow();
+        slot < contents.base || contents.records.get(&slot).is_some_and(|stored| condition(&stored.record))
     }
 }
 
@@ -132,6 +171,11 @@ impl Storage for LogFile {
         if from > upto {
             return Ok(records);
         }
+        if from < self.base() {
+            return Err(StorageError {
+                message: format!("slot {from} lies before the log's beginning, {}", self.base()),
+            });
+        }
         for (slot, stored) in self.contents.borrow().records.range(from..=upto) {
             if stored.damaged {
                 return Err(StorageError { message: format!("the record of slot {slot} is damaged") });
@@ -141,6 +185,9 @@ impl Storage for LogFile {
                 break;
             }
             records.push(stored.record.clone());
+        }
+        if from <= self.last() && records.first().is_none_or(|record| record.slot != from) {
+            return Err(StorageError { message: format!("the log has no record for slot {from}") });
         }
         Ok(records)
     }

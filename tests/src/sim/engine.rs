@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use d3b::{Arguments, Digest, RowSink, SinkClosed, Slot, Statement, ValueRef};
-use d3b_engine::{Blobs, EXECUTION, Engine, LogEntry, Options, Progress};
+use d3b_engine::{Blobs, EXECUTION, Engine, LogEntry, Options, Progress, SnapshotSource};
 use tempfile::TempDir;
 
 use super::machine::{Audit, Machine, file_value};
@@ -50,6 +50,8 @@ fn temporary_directory() -> TempDir {
 
 impl Machine for Real {
     type Image = Files;
+    type Taking = SnapshotSource;
+    type Copy = TempDir;
     const DATABASES: bool = true;
 
     fn blank() -> Files {
@@ -81,6 +83,39 @@ impl Machine for Real {
         self.engine.checkpoint().map_err(|fatal| fatal.to_string())?;
         self.synced = logs(&self.directory);
         Ok(())
+    }
+
+    fn begin_snapshot(&mut self) -> Result<(Slot, SnapshotSource), String> {
+        let source = self.engine.begin_snapshot().map_err(|fatal| fatal.to_string())?;
+        self.synced = logs(&self.directory);
+        Ok((source.slot(), source))
+    }
+
+    fn copy(&self, source: SnapshotSource) -> Result<TempDir, String> {
+        let directory = temporary_directory();
+        let place = |id: d3b::DatabaseId| directory.path().join(format!("{id}.sqlite3"));
+        let mut pace = |_: u64| Ok(());
+        let catalogue = place(d3b::DatabaseId::catalogue());
+        let (_, listed) = source.copy_catalogue(&catalogue, &mut pace).map_err(|error| error.to_string())?;
+        for one in listed {
+            source.copy(&one, &place(one.id()), |_| false, &mut pace).map_err(|error| error.to_string())?;
+        }
+        Ok(directory)
+    }
+
+    fn install(image: &mut Files, _slot: Slot, copy: &TempDir) {
+        let before = image.current();
+        image.generation += 1;
+        let after = image.current();
+        std::fs::create_dir_all(&after).expect("a directory in memory");
+        for path in files(copy.path()) {
+            let name = path.file_name().expect("a file has a name");
+            std::fs::copy(&path, after.join(name)).expect("a file in memory");
+        }
+        if before.exists() {
+            std::fs::remove_dir_all(&before).expect("a directory in memory");
+        }
+        image.synced = logs(&after);
     }
 
     fn crash(self, image: &mut Files, power_cut: bool, random: &mut Random) {

@@ -39,9 +39,22 @@ impl<M: Machine> World<'_, M> {
 
     /// Whether one more replica may be lost for good.
     fn may_lose(&self, victim: ReplicaId) -> bool {
-        let lost = self.nodes.values().filter(|node| node.is_lost()).count();
-        let formed = self.nodes.values().all(|node| node.disk.log.configuration().is_some() || node.is_lost());
-        formed && !self.nodes[&victim].is_lost() && lost < (self.nodes.len() - 1) / 2
+        let mut lost = self.lost();
+        let members = &self.oracle.last_configuration().members;
+        self.is_formed() && members.contains_key(&victim) && lost.insert(victim) && self.tolerates(&lost)
+    }
+
+    /// Whether some founder is left that has not lost its disk: if all had, they would found another cluster.
+    fn may_forget(&self, victim: ReplicaId) -> bool {
+        let mut founders = self.nodes.values().filter(|node| !node.joins && node.id != victim);
+        founders.any(|node| !node.wiped && node.disk.log.configuration().is_some())
+    }
+
+    /// Whether every voter that is not lost knows the cluster: one of which some know that it is formed, and others not,
+    /// needs all of them once more.
+    pub(super) fn is_formed(&self) -> bool {
+        let mut voters = self.oracle.last_configuration().voters().map(|id| &self.nodes[&id]);
+        voters.all(|node| node.disk.log.configuration().is_some() || node.is_lost())
     }
 
     /// Some replica that believes that it leads.
@@ -119,13 +132,14 @@ impl<M: Machine> World<'_, M> {
                 self.after(duration, Happening::Mend { at: victim });
             }
             Fault::Wipe => {
-                if !self.may_lose(victim) {
+                if !self.may_lose(victim) || !self.may_forget(victim) {
                     return Ok(false);
                 }
                 self.crash(victim, true)?;
                 let node = self.node(victim);
                 node.disk = Disk::blank(disk_id(victim, 1));
                 node.image = M::blank();
+                (node.offered, node.staged, node.install, node.media_incomplete) = (None, None, None, false);
                 node.wiped = true;
                 self.oracle.wiped(victim);
                 self.after(duration, Happening::Start { at: victim });

@@ -7,13 +7,15 @@ use d3bd::driver::Load;
 
 use super::clients::{Fate, Stage};
 use super::machine::{Audit, Machine};
+use super::members::ASKED_US;
 use super::oracle::{Violation, demand};
 use super::workload::Register;
 use super::world::{Happening, World};
 use crate::linearizability::{self, Action};
 
 /// How long a healed group may take for anything, in microseconds of simulated time.
-const PROGRESS_US: u64 = 60_000_000;
+/// One that was told of a snapshot by a message that was lost asks again after thirty seconds.
+const PROGRESS_US: u64 = 100_000_000;
 /// Longer than any client waits, also for a file that a peer says to be fetching, by the slowest clock.
 const FORGOTTEN_US: u64 = 25_000_000;
 
@@ -39,6 +41,7 @@ impl<M: Machine> World<'_, M> {
             }
         }
         self.after(0, Happening::Fault);
+        self.after(0, Happening::Operator);
         let end = self.time + scenario.safety_us;
         self.run_until(end, |_| false)?;
         self.recover()
@@ -62,19 +65,20 @@ impl<M: Machine> World<'_, M> {
         self.ambush = false;
         self.network.become_fair();
         self.oracle.check_log_time()?;
-        let healthy = self.choose_healthy()?;
-        self.note(2_000, |_| format!("*** all is well again with {healthy:?}"));
+        let well = self.choose_healthy()?;
+        let all: Vec<ReplicaId> = self.ids().into_iter().filter(|id| !self.nodes[id].stopped).collect();
+        self.note(2_000, |_| format!("*** all is well again with {well:?}"));
         let newest = self.nodes.values().map(|node| node.execution).max().unwrap_or(1);
-        for id in &healthy {
-            self.mend(*id);
-            let node = self.node(*id);
-            if node.execution < newest {
-                self.crash(*id, false)?;
-                self.node(*id).execution = newest;
+        for id in all {
+            self.mend(id);
+            if self.node(id).execution < newest && well.contains(&id) {
+                self.crash(id, false)?;
+                self.node(id).execution = newest;
             }
-            self.after(0, Happening::Start { at: *id });
-            self.after(0, Happening::Resume { at: *id });
+            self.after(0, Happening::Start { at: id });
+            self.after(0, Happening::Resume { at: id });
         }
+        let healthy = self.come_to_rest()?;
         let files = (0..self.scenario.registers).map(|file| (Register::File(file), Action::Read));
         let rows = (0..self.scenario.registers).map(|row| (Register::Row(row), Action::Read));
         let looks: Vec<_> = files.chain(rows).chain([(Register::Database, Action::Read)]).collect();
@@ -113,15 +117,40 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
-    /// Who is to be well again: all that can be, or a majority of them; the others stay down, stopped or cut off.
+    /// Lets changes of the members come to their end; who votes then, of those that are well.
+    fn come_to_rest(&mut self) -> Result<Vec<ReplicaId>, Violation> {
+        let end = self.time + ASKED_US;
+        self.run_until(end, |world| !world.operator.waits(world.time))?;
+        let end = self.time + PROGRESS_US;
+        let rests = self.run_until(end, |world| world.is_at_rest() && world.ignorant().is_empty())?;
+        let (last, well) = (self.oracle.last_configuration(), self.well());
+        let (members, voters) = (&last.members, last.voters().filter(|id| well.contains(id)).collect());
+        demand!(
+            rests,
+            "a healed majority of {:?} does not end what it has begun, or {:?} does not learn of it: {}",
+            members.keys(),
+            self.ignorant(),
+            self.complaints()
+        );
+        self.note(2_001, |_| format!("*** these vote: {voters:?}"));
+        Ok(voters)
+    }
+
+    /// Who is to be well again: all members that can be, or a majority of them; the others stay down, stopped or cut off.
     fn choose_healthy(&mut self) -> Result<Vec<ReplicaId>, Violation> {
-        let mut able: Vec<ReplicaId> = self.nodes.values().filter(|node| !node.is_lost()).map(|node| node.id).collect();
-        let majority = self.nodes.len() / 2 + 1;
-        // A cluster of which some know that it is formed, and others not, needs all of them once more.
-        let formed = self.nodes.values().all(|node| node.disk.log.configuration().is_some() || node.is_lost());
-        while formed && able.len() > majority && self.random.percent(50) {
-            let index = usize::try_from(self.random.below(able.len() as u64)).expect("an index");
-            let broken = able.remove(index);
+        let mut missing = self.lost();
+        let members: Vec<ReplicaId> = self.oracle.last_configuration().members.keys().copied().collect();
+        while self.is_formed() && self.random.percent(50) {
+            let able: Vec<ReplicaId> = members.iter().copied().filter(|id| !missing.contains(id)).collect();
+            if able.is_empty() {
+                break;
+            }
+            let broken = *self.random.pick(&able);
+            missing.insert(broken);
+            if !self.tolerates(&missing) {
+                missing.remove(&broken);
+                break;
+            }
             match self.random.below(3) {
                 0 => self.crash(broken, false)?,
                 1 => self.network.isolate(broken),
@@ -133,7 +162,7 @@ impl<M: Machine> World<'_, M> {
             }
             self.node(broken).stopped = true;
         }
-        Ok(able)
+        Ok(members.into_iter().filter(|id| !missing.contains(id)).collect())
     }
 
     /// Who still waits for what, for a message.
@@ -174,7 +203,7 @@ impl<M: Machine> World<'_, M> {
             );
         }
         self.check_exactly_once(audit)?;
-        self.check_files(*first)?;
+        self.check_files(healthy, *first)?;
         for (register, operations) in &self.history.operations {
             if let Err(error) = linearizability::check(operations) {
                 return Err(Violation(format!("{register:?}: {error}")));
@@ -199,12 +228,12 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
-    /// Whatever file is there can be fetched from somebody who is well.
-    fn check_files(&self, any: ReplicaId) -> Result<(), Violation> {
+    /// Whatever file is there can be fetched from a member that is well.
+    fn check_files(&self, healthy: &[ReplicaId], any: ReplicaId) -> Result<(), Violation> {
         let Some(process) = &self.nodes[&any].process else { return Ok(()) };
         for digest in process.machine.referenced().map_err(Violation)? {
-            let mut well = self.nodes.values().filter(|node| node.process.is_some() && !node.stopped);
-            demand!(well.any(|node| node.disk.blobs.holds(&digest)), "no replica that is well holds the file {digest}");
+            let held = healthy.iter().any(|id| self.nodes[id].disk.blobs.holds(&digest));
+            demand!(held, "no replica that is well holds the file {digest}");
         }
         Ok(())
     }

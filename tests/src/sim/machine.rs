@@ -26,6 +26,12 @@ pub trait Machine: Sized {
     /// What survives the process.
     type Image;
 
+    /// A snapshot that is being taken.
+    type Taking;
+
+    /// A snapshot's files.
+    type Copy;
+
     /// A disk on which nothing was ever written.
     fn blank() -> Self::Image;
 
@@ -55,6 +61,22 @@ pub trait Machine: Sized {
     /// # Errors
     /// The replica must stop.
     fn checkpoint(&mut self) -> Result<(), String>;
+
+    /// Begins a snapshot: everything up to its slot is durable, and will be in it; what is applied until
+    /// [`Machine::copy`] may be in it or not.
+    ///
+    /// # Errors
+    /// The replica must stop.
+    fn begin_snapshot(&mut self) -> Result<(Slot, Self::Taking), String>;
+
+    /// Makes the copies.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    fn copy(&self, taking: Self::Taking) -> Result<Self::Copy, String>;
+
+    /// Puts a snapshot of a slot in the place of everything.
+    fn install(image: &mut Self::Image, slot: Slot, copy: &Self::Copy);
 
     /// The process ends. After a power cut what was not synced may be lost.
     fn crash(self, image: &mut Self::Image, power_cut: bool, random: &mut Random);
@@ -86,7 +108,7 @@ pub fn file_value(digest: &Digest) -> u64 {
 
 /// The stand-in's state: what the operations of [`workload`] make of it.
 #[derive(Debug, Clone, Default)]
-struct State {
+pub struct State {
     applied: Slot,
     rows: BTreeMap<i64, i64>,
     files: BTreeMap<FileId, Digest>,
@@ -246,6 +268,8 @@ impl State {
 
 impl Machine for StandIn {
     type Image = StandInImage;
+    type Taking = ();
+    type Copy = State;
     const DATABASES: bool = false;
 
     fn blank() -> StandInImage {
@@ -285,6 +309,19 @@ impl Machine for StandIn {
     fn checkpoint(&mut self) -> Result<(), String> {
         self.synced = self.state.clone();
         Ok(())
+    }
+
+    fn begin_snapshot(&mut self) -> Result<(Slot, ()), String> {
+        self.checkpoint()?;
+        Ok((self.applied, ()))
+    }
+
+    fn copy(&self, (): ()) -> Result<State, String> {
+        Ok(self.state.clone())
+    }
+
+    fn install(image: &mut StandInImage, slot: Slot, copy: &State) {
+        *image = StandInImage { state: copy.clone(), durable: slot };
     }
 
     fn crash(self, image: &mut StandInImage, power_cut: bool, random: &mut Random) {

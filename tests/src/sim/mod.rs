@@ -1,6 +1,9 @@
 //! A deterministic simulator: whole clusters of the shipped driver and core, on a simulated network, disk and clock, in
 //! one thread, from one seed.
 //!
+//! Replicas come and go as an operator asks for it ([`members`]), logs are cut, and whoever is behind the beginning of all
+//! logs takes a snapshot over ([`snapshots`]). What is chosen counts by the configuration that governs its slot.
+//!
 //! A run has two phases. In the first everything that the seed's [`Scenario`] knows goes wrong while clients write, read
 //! and check what they are told. In the second a majority is healed, a minority may stay broken for good, and progress
 //! is demanded within a bounded time. What must hold at every moment is checked after every event ([`oracle`]); at the
@@ -17,14 +20,18 @@ mod engine;
 mod faults;
 mod finish;
 mod machine;
+mod members;
 mod network;
 mod node;
 mod oracle;
+mod processes;
 mod queue;
 pub mod random;
 pub mod scenario;
+mod snapshots;
 mod story;
 mod turns;
+mod work;
 mod workload;
 mod world;
 
@@ -57,6 +64,9 @@ pub struct Options {
     pub tell: bool,
     /// A planted bug: files are dropped as soon as no row names them, whoever waits for them or has them in its log.
     pub careless_sweep: bool,
+    /// A planted bug: a snapshot's manifest names the configuration that was known when it was asked for, be that in effect
+    /// at its slot or not.
+    pub careless_manifest: bool,
 }
 
 /// What a run did.
@@ -74,6 +84,10 @@ pub struct Report {
     pub answered: usize,
     /// Simulated time in microseconds.
     pub simulated_us: u64,
+    /// How many snapshots were installed.
+    pub installed: u32,
+    /// How many changes of the members the operator got into the log.
+    pub changes: u32,
     /// How often each fault struck.
     pub faults: BTreeMap<Fault, u32>,
     /// The story, if it was asked for.
@@ -124,6 +138,7 @@ fn run_on<M: Machine>(seed: u64, options: Options, prepare: Option<&Prepare<'_>>
     let scenario = Scenario::draw(&mut random, options.scale);
     let mut world = World::<M>::new(scenario, random, prepare, options.tell);
     world.careless_sweep = options.careless_sweep;
+    world.careless_manifest = options.careless_manifest;
     let result = world.live();
     let story = world.take_story();
     match result {
@@ -134,6 +149,8 @@ fn run_on<M: Machine>(seed: u64, options: Options, prepare: Option<&Prepare<'_>>
             chosen: world.oracle.chosen_count(),
             answered: world.history.answered(),
             simulated_us: world.time,
+            installed: world.installed,
+            changes: world.answered_changes,
             faults: std::mem::take(&mut world.faults),
             story,
         }),

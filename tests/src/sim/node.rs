@@ -1,14 +1,16 @@
 //! One simulated replica: what survives its process, and the process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 use d3b::{Digest, DiskId, ReplicaId, Slot};
 use d3b_paxos::PersistBatch;
-use d3b_paxos::types::{Now, Ticks};
+use d3b_paxos::types::{Configuration, Now, Ticks};
 use d3bd::driver::{Driver, Event, Process};
 
 use super::disk::{Disk, LogFile, Written};
 use super::machine::Machine;
+use super::snapshots::{Offered, Snapshot, Staged, Taking};
 
 /// The driver, on a simulated disk.
 pub type SimDriver = Driver<LogFile, Written>;
@@ -26,6 +28,18 @@ pub struct Node<M: Machine> {
     pub image: M::Image,
     /// The process, while it lives.
     pub process: Option<Running<M>>,
+    /// Whether it joins a cluster that is formed.
+    pub joins: bool,
+    /// Whom it was told to greet.
+    pub greets: BTreeMap<ReplicaId, String>,
+    /// The snapshot that it gives.
+    pub offered: Option<Offered<M::Copy>>,
+    /// What it has of the one that it fetches.
+    pub staged: Option<Staged<M::Copy>>,
+    /// The one that its next process begins with.
+    pub install: Option<Rc<Snapshot<M::Copy>>>,
+    /// Whether files that its state refers to may be missing, for want of having applied what brought them.
+    pub media_incomplete: bool,
     /// The execution version that its next process has.
     pub execution: u32,
     /// How many processes it has had.
@@ -49,7 +63,7 @@ pub struct Node<M: Machine> {
 }
 
 /// A process.
-pub struct Running<M> {
+pub struct Running<M: Machine> {
     /// The shipped driver, with the shipped core in it.
     pub driver: SimDriver,
     /// The state machine.
@@ -62,6 +76,18 @@ pub struct Running<M> {
     pub pace: u64,
     /// What the log is writing.
     pub writing: Option<PersistBatch>,
+    /// The newest configuration that is known to have been adopted.
+    pub adopted: Option<Configuration>,
+    /// The snapshot that is being taken.
+    pub taking: Option<Taking<M::Taking>>,
+    /// Whether one is being fetched.
+    pub fetches_snapshot: bool,
+    /// Files that an entry which was applied named, and that were not here then: they are asked for until they are.
+    pub wanted: BTreeSet<Digest>,
+    /// How many files the driver was told to be missing.
+    pub told_wanting: Option<u64>,
+    /// Where the log begins, or soon will.
+    pub cut: Slot,
     /// What is to be applied.
     pub to_apply: Option<Slot>,
     /// When its next tick is scheduled.
@@ -87,6 +113,12 @@ impl<M: Machine> Node<M> {
             disk: Disk::blank(disk),
             image: M::blank(),
             process: None,
+            joins: false,
+            greets: BTreeMap::new(),
+            offered: None,
+            staged: None,
+            install: None,
+            media_incomplete: false,
             execution: 1,
             starts: 0,
             clock_offset_ms: 0,
@@ -127,7 +159,14 @@ impl<M: Machine> Node<M> {
     }
 }
 
-impl<M> Running<M> {
+impl<M: Machine> Running<M> {
+    /// A configuration was adopted.
+    pub fn learn(&mut self, configuration: &Configuration) {
+        if self.adopted.as_ref().is_none_or(|known| known.epoch < configuration.epoch) {
+            self.adopted = Some(configuration.clone());
+        }
+    }
+
     fn ticks(&self, time: u64) -> u64 {
         (time - self.started_at) * self.pace / 1_000_000
     }

@@ -2,12 +2,12 @@
 //! message that says more than the disk behind it, an entry applied that was not chosen, fingerprints that differ, a
 //! read that misses what was acknowledged before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use d3b::{DatabaseId, ReplicaId, Slot};
 use d3b_paxos::PersistBatch;
 use d3b_paxos::message::Envelope;
-use d3b_paxos::types::{Ballot, Entry, Record};
+use d3b_paxos::types::{Ballot, Change, Configuration, Entry, Payload, Record};
 
 use super::disk::LogFile;
 use crate::durability;
@@ -32,14 +32,17 @@ pub use demand;
 #[derive(Debug, Default)]
 struct SlotView {
     /// By ballot: the value, and a bit for every acceptor that has it on disk.
-    accepted: BTreeMap<Ballot, (Entry, u16)>,
+    accepted: BTreeMap<Ballot, (Entry, BTreeSet<ReplicaId>)>,
     chosen: Option<Entry>,
 }
 
 /// The view from above.
 #[derive(Debug)]
 pub struct Oracle {
-    majority: u32,
+    /// Every configuration that was chosen, by its slot; the first one is the founding one's.
+    configurations: BTreeMap<Slot, Configuration>,
+    /// Those that somebody has proposed, and that may be chosen yet.
+    proposed: Vec<Configuration>,
     slots: BTreeMap<Slot, SlotView>,
     promised: BTreeMap<ReplicaId, Ballot>,
     fingerprints: BTreeMap<(DatabaseId, Slot), ([u8; 16], ReplicaId)>,
@@ -48,17 +51,85 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// Watches so many voters.
+    /// Watches a cluster that these found.
     #[must_use]
-    pub fn new(replicas: u32) -> Oracle {
+    pub fn new(founding: Configuration) -> Oracle {
         Oracle {
-            majority: replicas / 2 + 1,
+            configurations: BTreeMap::from([(Slot::ZERO, founding)]),
+            proposed: Vec::new(),
             slots: BTreeMap::new(),
             promised: BTreeMap::new(),
             fingerprints: BTreeMap::new(),
             told: Slot::ZERO,
         }
     }
+
+    // Configurations.
+
+    /// The configuration that was chosen last.
+    ///
+    /// # Panics
+    /// Never: there is a founding one.
+    #[must_use]
+    pub fn last_configuration(&self) -> &Configuration {
+        self.configurations.last_key_value().expect("there is a founding one").1
+    }
+
+    /// The one before it.
+    #[must_use]
+    pub fn configuration_before_last(&self) -> Option<&Configuration> {
+        self.configurations.values().rev().nth(1)
+    }
+
+    /// Every configuration that there was.
+    pub fn configurations(&self) -> impl Iterator<Item = &Configuration> {
+        self.configurations.values()
+    }
+
+    /// It, and those that may follow on it.
+    pub fn possible_configurations(&self) -> impl Iterator<Item = &Configuration> {
+        let last = self.last_configuration();
+        let later = self.proposed.iter().filter(|proposed| proposed.epoch > last.epoch);
+        std::iter::once(last).chain(later)
+    }
+
+    /// Somebody puts an entry into the log.
+    pub fn proposes(&mut self, entry: &Entry) {
+        if let Payload::Configuration(configuration) = &entry.payload
+            && !self.proposed.contains(configuration)
+        {
+            self.proposed.push((**configuration).clone());
+        }
+    }
+
+    /// A replica takes a configuration for the one in effect.
+    ///
+    /// # Errors
+    /// It was not chosen.
+    pub fn adopts(&self, replica: ReplicaId, configuration: &Configuration) -> Result<(), Violation> {
+        let chosen = self.configurations.get(&configuration.slot);
+        let right = configuration.slot == Slot::ZERO || chosen == Some(configuration);
+        demand!(right, "{replica} adopts a configuration that was not chosen: {configuration:?}");
+        Ok(())
+    }
+
+    /// The configuration whose majority chooses in a slot.
+    fn governing(&self, slot: Slot) -> &Configuration {
+        self.configurations.range(..slot).next_back().map_or_else(|| self.last_configuration(), |(_, it)| it)
+    }
+
+    /// A configuration is chosen: it follows in one step on the one before, and nothing was chosen behind it yet.
+    fn reconfigured(&mut self, slot: Slot, configuration: &Configuration) -> Result<(), Violation> {
+        let next = Configuration { slot, ..configuration.clone() };
+        let before = self.governing(slot);
+        demand!(is_step(before, &next), "slot {slot} changes the configuration at once from {before:?} to {next:?}");
+        let behind = self.slots.range(slot.next()..).find(|(_, view)| view.chosen.is_some());
+        demand!(behind.is_none(), "something was chosen behind slot {slot} before the configuration that governs it");
+        self.configurations.insert(slot, next);
+        Ok(())
+    }
+
+    // Slots.
 
     /// A batch became durable on a voter's disk. Returns the ballot of what is thereby chosen, if anything is.
     ///
@@ -70,7 +141,11 @@ impl Oracle {
             demand!(promised >= before, "the durable promise of {replica} fell from {before} to {promised}");
         }
         let mut chosen = None;
+        if let Some(configuration) = &batch.configuration {
+            self.adopts(replica, configuration)?;
+        }
         for record in &batch.records {
+            self.proposes(&record.entry);
             if self.accepted(replica, record)? {
                 chosen = Some(record.ballot);
             }
@@ -82,15 +157,25 @@ impl Oracle {
     fn accepted(&mut self, replica: ReplicaId, record: &Record) -> Result<bool, Violation> {
         let Record { slot, ballot, entry } = record;
         let view = self.slots.entry(*slot).or_default();
-        let (value, acceptors) = view.accepted.entry(*ballot).or_insert_with(|| (entry.clone(), 0));
+        let (value, acceptors) = view.accepted.entry(*ballot).or_insert_with(|| (entry.clone(), BTreeSet::new()));
         demand!(value == entry, "ballot {ballot} has two values for slot {slot}");
-        *acceptors |= 1 << replica.0;
-        if acceptors.count_ones() < self.majority {
+        acceptors.insert(replica);
+        // It is the configuration before the slot that says whose votes count.
+        let governing = self.configurations.range(..*slot).next_back().map(|(_, it)| it);
+        let counts = |governing: &Configuration| {
+            acceptors.iter().filter(|id| governing.votes(**id)).count() >= governing.majority()
+        };
+        if !governing.is_some_and(counts) {
             return Ok(false);
         }
         let before = view.chosen.is_some();
         let chosen = view.chosen.get_or_insert_with(|| entry.clone());
         demand!(chosen == entry, "two values are chosen in slot {slot}");
+        if let Payload::Configuration(configuration) = &entry.payload
+            && !before
+        {
+            self.reconfigured(*slot, configuration)?;
+        }
         Ok(!before)
     }
 
@@ -174,4 +259,25 @@ impl Oracle {
     pub fn chosen_count(&self) -> usize {
         self.slots.values().filter(|view| view.chosen.is_some()).count()
     }
+}
+
+/// Whether one configuration follows on another by one change: so that their majorities have somebody in common.
+fn is_step(before: &Configuration, after: &Configuration) -> bool {
+    let members = &before.members;
+    let added = after.members.iter().filter(|(id, _)| !members.contains_key(id)).map(|(id, member)| Change::Add {
+        id: *id,
+        disk: member.disk,
+        peer: member.peer.clone(),
+        replaces: member.replaces,
+    });
+    let removed = members.keys().filter(|id| !after.members.contains_key(id)).map(|id| Change::Remove { id: *id });
+    let promoted = members.iter().filter(|(id, member)| !member.votes && after.votes(**id));
+    let promoted = promoted.map(|(id, _)| Change::Promote { id: *id });
+    let risen = (before.execution != after.execution).then_some(Change::Execution { version: after.execution });
+    let changes: Vec<Change> = added.chain(removed).chain(promoted).chain(risen).collect();
+    let follows = |change: &Change| {
+        let next = before.changed(change, after.slot);
+        next.is_ok_and(|next| Configuration { cluster: after.cluster, ..next } == *after)
+    };
+    matches!(&changes[..], [change] if follows(change))
 }

@@ -160,6 +160,14 @@ pub struct Scenario {
     pub grace_us: u64,
     /// How often the state machine is synced and the blobs are swept.
     pub upkeep_us: u64,
+    /// How long between things that the operator asks for, on average; it asks for nothing where there is no such time.
+    pub changes_us: Option<u64>,
+    /// How many slots that are applied durably are kept in the log; nothing is cut where there is no such number.
+    pub retain: Option<u64>,
+    /// How long taking a snapshot usually takes, and fetching it.
+    pub snapshot_us: u64,
+    /// How long a snapshot is given to others after the last one has fetched some of it.
+    pub offer_us: u64,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// How long between faults, on average.
@@ -184,10 +192,14 @@ impl Scenario {
         let quiet = random.percent(5);
         let delay_min_us = *random.pick(&[20, 100, 100, 1_000, 10_000]);
         let lossy = random.percent(40);
+        let retain = *random.pick(&[None, None, Some(0), Some(3), Some(30)]);
+        let changes_us = *random.pick(&[None, None, Some(SECOND / 5), Some(SECOND)]);
         let scenario = Scenario {
             replicas,
             forms: random.percent(15),
             safety_us: match scale {
+                // Members are looked after every second or so.
+                Scale::Short if changes_us.is_some() => random.between(3 * SECOND, 12 * SECOND),
                 Scale::Short => random.between(SECOND / 2, 3 * SECOND),
                 Scale::Long | Scale::Files => random.between(10 * SECOND, 60 * SECOND),
             },
@@ -206,7 +218,15 @@ impl Scenario {
             sync_us: *random.pick(&[100, 300, 300, 2_000, 20_000]),
             apply_us: *random.pick(&[20, 200, 5_000]),
             grace_us: *random.pick(&[4, 8, 16]) * SECOND,
-            upkeep_us: 2 * SECOND,
+            upkeep_us: if retain.or(changes_us).is_some() {
+                *random.pick(&[SECOND / 20, SECOND / 5, SECOND])
+            } else {
+                2 * SECOND
+            },
+            changes_us,
+            retain,
+            snapshot_us: *random.pick(&[1_000, 50_000, SECOND / 2]),
+            offer_us: *random.pick(&[2, 5, 20]) * SECOND,
             faults: if quiet { Vec::new() } else { faults },
             fault_interval_us: *random.pick(&[SECOND / 20, SECOND / 5, SECOND / 2, SECOND]),
             burst_percent: *random.pick(&[0, 10, 40]),

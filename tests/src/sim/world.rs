@@ -1,21 +1,21 @@
 //! The world around simulated replicas: time, the network, the disks, and what clients ask. One thread, one queue of
 //! happenings, and no chance but the seed's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use d3b::{BlobReference, ClusterId, DiskId, ReplicaId, Slot};
-use d3b_paxos::types::{Configuration, Member, Ticks};
-use d3b_paxos::{Settings, Storage};
-use d3bd::driver::{ApplyReport, Driver, Effect, Event, Process, Repair, Start};
-use d3bd::entries::{blob_of, log_entry};
+use d3b::{BlobReference, ClusterId, Digest, DiskId, ReplicaId, Slot};
+use d3b_paxos::message::Message;
+use d3b_paxos::types::{Configuration, Member};
+use d3bd::driver::{Effect, Event};
 use d3bd::peer::PeerMessage;
 
 use super::clients::{Client, History};
 use super::disk::Written;
 use super::machine::Machine;
+use super::members::Operator;
 use super::network::Network;
-use super::node::{Node, Running, SimDriver};
+use super::node::{Node, SimDriver};
 use super::oracle::{Oracle, Violation, demand};
 use super::queue::Queue;
 use super::random::Random;
@@ -48,12 +48,20 @@ pub enum Happening {
     Apply { at: ReplicaId, start: u64 },
     /// A blob has arrived, or has not.
     Fetched { at: ReplicaId, start: u64, from: ReplicaId, reference: BlobReference, offered: bool },
+    /// The copies of a snapshot are made.
+    Taken { at: ReplicaId, start: u64, to: ReplicaId },
+    /// A piece of a snapshot has arrived, or has not.
+    Piece { at: ReplicaId, start: u64, from: ReplicaId, manifest: Digest },
+    /// A process ends to start again.
+    Again { at: ReplicaId, start: u64 },
     /// The state machine is synced, the blobs are swept.
     Upkeep { at: ReplicaId, start: u64 },
     /// A client does its next thing.
     Client { index: usize, turn: u64 },
     /// A client has waited long enough.
     Patience { index: usize, turn: u64 },
+    /// The operator does something.
+    Operator,
     /// The next fault strikes.
     Fault,
     /// A process starts.
@@ -80,6 +88,7 @@ pub struct World<'p, M: Machine> {
     pub(super) oracle: Oracle,
     pub(super) clients: Vec<Client>,
     pub(super) history: History,
+    pub(super) operator: Operator,
     /// Who waits for what: by replica, process and ticket.
     pub(super) waiting: BTreeMap<(ReplicaId, u64), usize>,
     /// How often each fault struck.
@@ -90,6 +99,12 @@ pub struct World<'p, M: Machine> {
     pub(super) flips_blobs: bool,
     /// Whether files are dropped that are still needed.
     pub(super) careless_sweep: bool,
+    /// Whether manifests name the configuration that is known, in effect at their slots or not.
+    pub(super) careless_manifest: bool,
+    /// How many snapshots were installed.
+    pub(super) installed: u32,
+    /// How many changes of the members were put into the log because the operator asked for them.
+    pub(super) answered_changes: u32,
     /// Whether the next leader that gets something chosen dies of it.
     pub(super) ambush: bool,
     pub(super) prepare: Option<&'p Prepare<'p>>,
@@ -103,11 +118,15 @@ impl<'p, M: Machine> World<'p, M> {
     /// A world in which nothing has happened.
     #[must_use]
     pub fn new(scenario: Scenario, mut random: Random, prepare: Option<&'p Prepare<'p>>, tell: bool) -> World<'p, M> {
-        let ids: Vec<ReplicaId> = (1..=scenario.replicas).map(ReplicaId).collect();
-        let nodes = ids.iter().map(|id| (*id, Node::new(*id, disk_id(*id, 0)))).collect();
+        let greets: BTreeMap<_, _> = (1..=scenario.replicas).map(ReplicaId).map(|id| (id, address(id))).collect();
+        let founder = |id: &ReplicaId| (*id, Node { greets: greets.clone(), ..Node::new(*id, disk_id(*id, 0)) });
+        let nodes: BTreeMap<ReplicaId, Node<M>> = greets.keys().map(founder).collect();
+        let voter = |node: &Node<M>| (node.id, Member::voter(node.disk.id, address(node.id)));
+        let founding = Configuration::founding(ClusterId([7; 16]), nodes.values().map(voter).collect());
         let network = Network::new(&scenario, random.fork());
         let clients = (0..scenario.clients).map(|_| Client::new(random.fork())).collect();
-        let oracle = Oracle::new(scenario.replicas);
+        let operator = Operator::new(random.fork());
+        let oracle = Oracle::new(founding);
         World {
             random,
             time: 0,
@@ -117,11 +136,15 @@ impl<'p, M: Machine> World<'p, M> {
             oracle,
             clients,
             history: History::default(),
+            operator,
             waiting: BTreeMap::new(),
             faults: BTreeMap::new(),
             is_rough: true,
             flips_blobs: false,
             careless_sweep: false,
+            careless_manifest: false,
+            installed: 0,
+            answered_changes: 0,
             ambush: false,
             prepare,
             events: 0,
@@ -205,13 +228,22 @@ impl<'p, M: Machine> World<'p, M> {
                 self.fetched(at, from, reference, offered)
             }
             Happening::Upkeep { at, start } if self.is_process(at, start) => self.upkeep(at),
+            Happening::Taken { at, start, to } if self.is_process(at, start) => self.taken(at, to),
+            Happening::Piece { at, start, from, manifest } if self.is_process(at, start) => {
+                self.piece(at, from, manifest)
+            }
+            Happening::Again { at, start } if self.is_process(at, start) => self.again(at),
             Happening::Settle { .. }
             | Happening::Written { .. }
             | Happening::Apply { .. }
             | Happening::Fetched { .. }
+            | Happening::Taken { .. }
+            | Happening::Piece { .. }
+            | Happening::Again { .. }
             | Happening::Upkeep { .. } => Ok(()),
             Happening::Client { index, turn } => self.client_turn(index, turn),
             Happening::Patience { index, turn } => self.client_gives_up(index, turn),
+            Happening::Operator => self.operate(),
             Happening::Fault => self.next_fault(),
             Happening::Start { at } => self.start(at),
             Happening::Resume { at } => self.resume(at),
@@ -238,140 +270,8 @@ impl<'p, M: Machine> World<'p, M> {
         }
     }
 
-    fn is_process(&self, id: ReplicaId, start: u64) -> bool {
+    pub(super) fn is_process(&self, id: ReplicaId, start: u64) -> bool {
         self.nodes.get(&id).is_some_and(|node| node.starts == start && node.process.is_some())
-    }
-
-    // Processes.
-
-    /// Writes the same configuration to every disk, as if the cluster had formed before.
-    pub fn form(&mut self) {
-        let member = |node: &Node<M>| (node.id, Member::voter(node.disk.id, address(node.id)));
-        let members = self.nodes.values().map(member).collect();
-        let configuration = Configuration::founding(ClusterId([7; 16]), members);
-        for node in self.nodes.values_mut() {
-            node.disk.log.form(configuration.clone());
-        }
-    }
-
-    /// Starts a process, unless one runs or the replica is lost.
-    pub(super) fn start(&mut self, id: ReplicaId) -> Result<(), Violation> {
-        let seed = self.random.word();
-        let incarnation = self.random.word();
-        let (message_bytes_max, inflight_bytes_max) =
-            (self.scenario.message_bytes_max, self.scenario.inflight_bytes_max);
-        let (time, prepare) = (self.time, self.prepare);
-        let replicas = self.nodes.keys().map(|id| (*id, address(*id))).collect();
-        let node = self.node(id);
-        if node.process.is_some() || node.stopped {
-            return Ok(());
-        }
-        node.starts += 1;
-        let start = node.starts;
-        let machine = M::open(&mut node.image, node.execution).map_err(Violation)?;
-        let settings = Settings {
-            id,
-            disk: node.disk.id,
-            heartbeat: Ticks(50),
-            election_timeout_min: Ticks(300),
-            election_timeout_max: Ticks(600),
-            seed,
-            inflight_bytes_max,
-            message_bytes_max,
-            clock_ahead_ms_max: 10_000,
-        };
-        let last = node.disk.log.last();
-        let begin = Start {
-            settings,
-            execution: node.execution,
-            joins: false,
-            repair: Repair::default(),
-            replicas,
-            configuration: node.disk.log.configuration(),
-            held: node.disk.log.held(),
-            promised: node.disk.log.promised(),
-            base: Slot(1),
-            last,
-            applied: machine.resume_after(),
-        };
-        let pace = node.pace;
-        let now = d3b_paxos::types::Now { ticks: Ticks(0), ..node.now(time) };
-        let driver = Driver::new(begin, node.disk.log.clone(), now);
-        let mut driver: SimDriver = match driver {
-            Ok(driver) => driver,
-            Err(error) => return self.lose(id, &error.message),
-        };
-        if let Some(prepare) = prepare {
-            prepare(&mut driver);
-        }
-        node.process = Some(Running {
-            driver,
-            machine,
-            identity: Process { replica: id, incarnation },
-            started_at: time,
-            pace,
-            writing: None,
-            to_apply: None,
-            tick_at: None,
-            next_ticket: 0,
-            unsettled: false,
-            fetching: BTreeSet::new(),
-            held: Vec::new(),
-            paused: false,
-        });
-        self.note(2 + u64::from(id.0), |_| format!("{id} starts"));
-        let jitter = self.random.below(self.scenario.upkeep_us);
-        self.after(jitter, Happening::Upkeep { at: id, start });
-        self.settle(id)
-    }
-
-    /// A process ends at once. What the log was writing is on the disk or not; after a power cut the state machine may
-    /// have lost what it had not synced.
-    pub(super) fn crash(&mut self, id: ReplicaId, power_cut: bool) -> Result<(), Violation> {
-        let written = self.random.percent(50);
-        let mut random = self.random.fork();
-        let node = self.node(id);
-        let Some(process) = node.process.take() else { return Ok(()) };
-        process.machine.crash(&mut node.image, power_cut, &mut random);
-        if let Some(batch) = process.writing.filter(|_| written) {
-            let _ = node.disk.log.write(&batch);
-            self.oracle.written(id, &batch)?;
-        }
-        self.note(100 + u64::from(id.0), |_| format!("{id} dies{}", if power_cut { " in a power cut" } else { "" }));
-        self.connections_break(id);
-        self.abandon_clients(id);
-        Ok(())
-    }
-
-    /// Peers see the connections of a dead process reset, soon, unless nothing reaches them.
-    fn connections_break(&mut self, id: ReplicaId) {
-        for peer in self.ids().into_iter().filter(|peer| *peer != id) {
-            if self.network.is_up((id, peer), self.time) && self.random.percent(70) {
-                let delay = self.network.delay();
-                self.after(delay, Happening::Reset { at: peer, peer: id });
-            }
-        }
-    }
-
-    /// A replica cannot read its log: it must not vote as if nothing had been there, and stays down.
-    pub(super) fn lose(&mut self, id: ReplicaId, why: &str) -> Result<(), Violation> {
-        let why = why.to_owned();
-        demand!(self.node(id).damaged, "{id} cannot read a log that nothing has damaged: {why}");
-        self.node(id).stopped = true;
-        self.note(200 + u64::from(id.0), |_| format!("{id} stops for good: {why}"));
-        self.crash(id, false)
-    }
-
-    fn resume(&mut self, id: ReplicaId) -> Result<(), Violation> {
-        let node = self.node(id);
-        let Some(process) = node.process.as_mut().filter(|process| process.paused) else { return Ok(()) };
-        process.paused = false;
-        let held = std::mem::take(&mut process.held);
-        self.note(300 + u64::from(id.0), |_| format!("{id} goes on"));
-        for event in held {
-            self.event(id, event)?;
-        }
-        self.settle(id)
     }
 
     // The driver.
@@ -502,14 +402,29 @@ impl<'p, M: Machine> World<'p, M> {
             }
             Effect::FetchBlob { from, reference } => self.fetch(id, from, reference, true),
             Effect::Connect(_) => Ok(()),
-            // Nothing here asks for a cut, for other members or for a snapshot yet, and nothing is quarantined.
-            Effect::CutLog(_)
-            | Effect::StartOver(_)
-            | Effect::TakeSnapshot { .. }
-            | Effect::FetchSnapshot { .. }
-            | Effect::InstallSnapshot { .. }
-            | Effect::PersistQuarantine(_)
-            | Effect::MemberRequestDone { .. } => Err(Violation(format!("{id} wants what nobody asked for"))),
+            Effect::CutLog(base) => {
+                let node = self.node(id);
+                let durable = node.process.as_ref().map_or(Slot::ZERO, |process| process.machine.resume_after());
+                demand!(base <= durable, "{id} cuts its log at {base}, and what it applied is durable up to {durable}");
+                node.disk.log.cut(base);
+                Ok(())
+            }
+            Effect::TakeSnapshot { to, configuration } => self.take_snapshot(id, to, configuration),
+            Effect::FetchSnapshot { from, manifest } => {
+                self.fetch_snapshot(id, from, manifest);
+                Ok(())
+            }
+            Effect::InstallSnapshot { manifest } => self.decide(id, manifest),
+            Effect::StartOver(configuration) => {
+                let node = self.node(id);
+                let start = node.starts;
+                node.disk.log.form(configuration);
+                self.after(0, Happening::Again { at: id, start });
+                Ok(())
+            }
+            Effect::MemberRequestDone { ticket, result } => self.member_request_done(id, ticket, result),
+            // Nothing here ever differs.
+            Effect::PersistQuarantine(reason) => Err(Violation(format!("{id} is quarantined: {reason}"))),
             Effect::WriteDone { ticket, result } => self.write_done(id, ticket, result),
             Effect::ReadDone { ticket, result } => self.read_done(id, ticket, result),
         }
@@ -529,6 +444,9 @@ impl<'p, M: Machine> World<'p, M> {
             let node = &self.nodes[&from];
             demand!(!node.wiped || votes_nothing(envelope), "{from} has lost its disk and votes: {envelope:?}");
             self.oracle.sends(envelope, &node.disk.log, node.applied())?;
+            if let Message::Accept { entries, .. } = &envelope.message {
+                entries.iter().for_each(|entry| self.oracle.proposes(entry));
+            }
         }
         let mut arrivals = self.network.arrivals((from, to), self.time);
         let last = arrivals.pop();
@@ -544,97 +462,6 @@ impl<'p, M: Machine> World<'p, M> {
         }
         Ok(())
     }
-
-    // The log.
-
-    fn written(&mut self, id: ReplicaId) -> Result<(), Violation> {
-        let node = self.node(id);
-        if node.fails_next_sync || node.full {
-            // What a failed sync leaves is unknown; the process must not try again, and ends.
-            let why = if node.full { "its disk is full" } else { "a sync failed" };
-            node.fails_next_sync = false;
-            self.note(500 + u64::from(id.0), |_| format!("{id} poisons itself: {why}"));
-            self.crash(id, false)?;
-            let delay = self.random.between(10_000, 1_000_000);
-            self.after(delay, Happening::Start { at: id });
-            return Ok(());
-        }
-        let Some(process) = &mut node.process else { return Ok(()) };
-        let Some(batch) = process.writing.take() else { return Ok(()) };
-        let proof = node.disk.log.write(&batch);
-        let chosen = self.oracle.written(id, &batch)?;
-        if let Some(ballot) = chosen.filter(|_| std::mem::take(&mut self.ambush)) {
-            self.spring_ambush(ballot.replica)?;
-        }
-        self.event(id, Event::Durable(proof))
-    }
-
-    // The state machine.
-
-    fn apply_later(&mut self, id: ReplicaId) {
-        let delay = self.random.around(self.scenario.apply_us);
-        let start = self.node(id).starts;
-        self.after(delay, Happening::Apply { at: id, start });
-    }
-
-    fn apply(&mut self, id: ReplicaId) -> Result<(), Violation> {
-        let count = self.random.between(1, 20);
-        let node = self.nodes.get_mut(&id).expect("a replica of this world");
-        let Some(process) = node.process.as_mut().filter(|process| !process.paused) else {
-            // It goes on where it was stopped.
-            self.after(20_000, Happening::Apply { at: id, start: self.nodes[&id].starts });
-            return Ok(());
-        };
-        let Some(end) = process.to_apply else { return Ok(()) };
-        let next = process.machine.applied().next();
-        let upto = end.min(Slot(next.0 + count - 1));
-        let records = match node.disk.log.read(next, upto, usize::MAX) {
-            Ok(records) => records,
-            Err(error) => return self.lose(id, &error.message),
-        };
-        demand!(records.len() as u64 == upto.0 + 1 - next.0, "{id} is to apply {next} to {upto}, and lacks some of it");
-        for record in &records {
-            self.oracle.applies(id, record)?;
-        }
-        let entries: Vec<_> = records.iter().map(log_entry).collect();
-        let progress = match process.machine.apply(&entries, &node.disk.blobs) {
-            Ok(progress) => progress,
-            Err(why) => return self.refuse_to_apply(id, &why),
-        };
-        let applied = process.machine.applied();
-        let finished = applied >= end;
-        if finished {
-            process.to_apply = None;
-        }
-        let report = ApplyReport::new(process.identity, applied, progress.applied, finished);
-        for (database, slot, chain) in &report.fingerprints {
-            self.oracle.fingerprint(id, (*database, *slot), *chain)?;
-        }
-        let missing =
-            records.iter().filter(|record| record.slot <= applied).filter_map(blob_of).map(|(_, reference)| reference);
-        let missing: Vec<_> = missing.filter(|reference| !node.disk.blobs.holds(&reference.digest)).collect();
-        for reference in missing {
-            self.prefetch(id, reference)?;
-        }
-        self.event(id, Event::Applied(report))?;
-        if !finished {
-            self.apply_later(id);
-        }
-        Ok(())
-    }
-
-    /// An entry that this build cannot apply stops it; the next process is a newer build.
-    fn refuse_to_apply(&mut self, id: ReplicaId, why: &str) -> Result<(), Violation> {
-        let newest = self.nodes.values().map(|node| node.execution).max().unwrap_or(1);
-        demand!(self.node(id).execution < newest, "{id} cannot apply what was chosen: {why}");
-        let why = why.to_owned();
-        self.note(600 + u64::from(id.0), |_| format!("{id} stops: {why}"));
-        self.crash(id, false)?;
-        self.node(id).execution = newest;
-        let delay = self.random.between(10_000, 500_000);
-        self.after(delay, Happening::Start { at: id });
-        Ok(())
-    }
 }
 
 /// The disk that a replica has after so many exchanges.
@@ -644,7 +471,7 @@ pub(super) fn disk_id(id: ReplicaId, exchange: u8) -> DiskId {
     DiskId(bytes)
 }
 
-fn address(id: ReplicaId) -> String {
+pub(super) fn address(id: ReplicaId) -> String {
     format!("127.0.0.1:{}", 8_000 + id.0)
 }
 
