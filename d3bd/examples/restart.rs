@@ -93,7 +93,7 @@ fn make(directory: &Path, records: u64, mebibytes: u64) {
     let opened = d3bd::log::open(directory, ReplicaId(1), DISK, on_durable).expect("the log opens");
     let members = BTreeMap::from([(ReplicaId(1), Member::voter(DISK, PEER.to_owned()))]);
     let configuration = Configuration::founding(ClusterId([9; 16]), members);
-    opened.log.persist_configuration(&configuration).expect("the log is written");
+    opened.log.persist_configuration(configuration, |result| drop(result.expect("the log is written")));
     let mut engine = Engine::open(&directory.join("databases"), Options::default()).expect("the engine opens");
     let blobs = BlobStore::open(&directory.join("blobs")).expect("the blob store opens");
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("the clock is right").as_millis() as u64;

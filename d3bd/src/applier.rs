@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::catch_up::{Order, Taker};
 use crate::driver::{ApplyReport, DriverStatus, Event, Process};
+use crate::driving::Events;
 use crate::entries::{Needed, blobs_of, log_entry};
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher, Prefetcher, Sources};
@@ -79,7 +80,7 @@ pub(crate) struct Applier {
     pub(crate) retain: Retain,
     pub(crate) clock: Clock,
     pub(crate) applied: watch::Sender<Slot>,
-    pub(crate) events: SyncSender<Event>,
+    pub(crate) events: Events,
     pub(crate) status: watch::Receiver<Arc<DriverStatus>>,
     /// How far everything is durable, for others to see.
     pub(crate) durable: Arc<AtomicU64>,
@@ -179,7 +180,7 @@ impl Applier {
     fn report(&self, applied: Slot, entries: Vec<Applied>, finished: bool) {
         let report = ApplyReport::new(self.process, applied, entries, finished);
         // The driver only goes away when the process ends.
-        drop(self.events.send(Event::Applied(report)));
+        self.events.send(Event::Applied(report));
     }
 
     /// Gets a database's file that an entry cannot be applied without; tries until it is here or the process stops.
@@ -273,7 +274,7 @@ impl Applier {
         if self.wanting.told != Some(files) {
             self.wanting.told = Some(files);
             // The driver only goes away when the process ends.
-            drop(self.events.send(Event::Wanting(Some(files))));
+            self.events.send(Event::Wanting(Some(files)));
         }
         Ok(())
     }
@@ -288,7 +289,7 @@ impl Applier {
         if let Some(base) = due.filter(|base| *base > upkeep.base) {
             upkeep.base = base;
             // The driver only goes away when the process ends.
-            drop(self.events.send(Event::CutDue(base)));
+            self.events.send(Event::CutDue(base));
         }
     }
 

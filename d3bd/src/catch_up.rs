@@ -3,7 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use d3b_paxos::Storage as _;
 use d3b_paxos::types::{Configuration, Payload, Record};
 
 use crate::driver::Event;
+use crate::driving::Events;
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher};
 use crate::run::Stop;
@@ -47,7 +47,7 @@ pub(crate) struct Taker {
     pub(crate) log: LogReader,
     pub(crate) blobs: BlobStore,
     pub(crate) offer: Offer,
-    pub(crate) events: SyncSender<Event>,
+    pub(crate) events: Events,
     pub(crate) stop: Arc<Stop>,
     /// The newest configuration that is known to have been adopted; `None` before the cluster is formed.
     pub(crate) configuration: Option<Configuration>,
@@ -117,7 +117,7 @@ impl Taker {
                 Err(reason) => tracing::warn!(peer = %to, reason, "could not take a snapshot"),
             }
             // The driver only goes away when the process ends.
-            drop(events.send(Event::SnapshotTaken { to, result }));
+            events.send(Event::SnapshotTaken { to, result });
         };
         if let Err(error) = std::thread::Builder::new().name("d3bd-snapshot".to_owned()).spawn(work) {
             self.busy.store(false, Ordering::Release);
@@ -127,7 +127,7 @@ impl Taker {
     }
 
     fn answer(&self, to: ReplicaId, result: Result<(Slot, BlobReference), String>) {
-        drop(self.events.send(Event::SnapshotTaken { to, result }));
+        self.events.send(Event::SnapshotTaken { to, result });
     }
 }
 
@@ -162,7 +162,7 @@ pub(crate) struct Fetching {
     pub(crate) data_dir: PathBuf,
     pub(crate) blobs: BlobStore,
     pub(crate) fetcher: Fetcher,
-    pub(crate) events: SyncSender<Event>,
+    pub(crate) events: Events,
     /// What is here as a whole, and can be decided on.
     pub(crate) staged: Arc<Mutex<Option<(Digest, Staging)>>>,
     /// Whether one is being fetched.
@@ -177,7 +177,7 @@ impl Fetching {
         }
         let result = self.fetch(from, manifest).await;
         self.busy.store(false, Ordering::Release);
-        drop(self.events.try_send(Event::SnapshotStaged { manifest: manifest.digest, result }));
+        let _ = self.events.try_send(Event::SnapshotStaged { manifest: manifest.digest, result });
     }
 
     async fn fetch(&self, from: ReplicaId, manifest: BlobReference) -> Result<Slot, String> {
@@ -198,7 +198,7 @@ impl Fetching {
         loop {
             let missing = staging.missing();
             let here = of.saturating_sub(missing.iter().map(|file| file.size).fold(0, u64::saturating_add));
-            drop(self.events.try_send(Event::SnapshotProgress { manifest: manifest.digest, here, of }));
+            let _ = self.events.try_send(Event::SnapshotProgress { manifest: manifest.digest, here, of });
             let Some(file) = missing.first().copied() else { break };
             let _kept = self.blobs.keep(&file.digest);
             self.fetch_file(file, from, (manifest.digest, here, of)).await?;
@@ -229,7 +229,7 @@ impl Fetching {
                     if grown > known {
                         known = grown;
                         let here = here + grown;
-                        drop(self.events.try_send(Event::SnapshotProgress { manifest, here, of }));
+                        let _ = self.events.try_send(Event::SnapshotProgress { manifest, here, of });
                     }
                 }
             }

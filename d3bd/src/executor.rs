@@ -6,10 +6,12 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 
 use d3b::{BlobReference, ClusterId, ReplicaId, Slot};
+use d3b_paxos::types::Configuration;
 use tokio::sync::watch;
 
 use crate::catch_up::{Fetching, Order};
 use crate::driver::{Effect, Event};
+use crate::driving::Events;
 use crate::handle::Waiting;
 use crate::log::Log;
 use crate::media::{BlobStore, Fetcher};
@@ -25,7 +27,7 @@ pub(crate) struct Executor {
     pub(crate) ranges: SyncSender<std::ops::RangeInclusive<Slot>>,
     pub(crate) waiting: Arc<Waiting>,
     pub(crate) cluster: watch::Sender<Option<ClusterId>>,
-    pub(crate) events: SyncSender<Event>,
+    pub(crate) events: Events,
     pub(crate) blobs: BlobStore,
     pub(crate) fetcher: Fetcher,
     /// Fetches snapshots for this replica.
@@ -43,19 +45,14 @@ impl Executor {
         match effect {
             Effect::Persist(batch) => self.log.persist(batch),
             Effect::PersistConfiguration(configuration) => {
-                return match self.log.persist_configuration(&configuration) {
-                    Ok(()) => {
-                        tracing::info!(cluster = %configuration.cluster, "the cluster is formed");
-                        self.cluster.send_replace(Some(configuration.cluster));
-                        Some(Event::ConfigurationPersisted(configuration))
-                    }
-                    Err(error) => {
-                        self.stop.fatal(format!("the configuration cannot be written: {error}"));
-                        None
-                    }
-                };
+                let (cluster, events) = (self.cluster.clone(), self.events.clone());
+                self.persist(configuration, move |configuration| {
+                    tracing::info!(cluster = %configuration.cluster, "the cluster is formed");
+                    cluster.send_replace(Some(configuration.cluster));
+                    events.send(Event::ConfigurationPersisted(configuration));
+                });
             }
-            Effect::Send { to, message } => self.peers.send(to, message),
+            Effect::Send { to, message } => self.peers.send(to, &message),
             Effect::SendDependent { proof, messages } => self.peers.send_dependent(&proof, messages),
             // The driver has one range under way at a time: there is always room, unless the applier is gone.
             Effect::Apply(range) => drop(self.ranges.try_send(range)),
@@ -68,10 +65,10 @@ impl Executor {
             Effect::Connect(configuration) => {
                 self.peers.connect_with(&crate::join::addresses(&configuration));
             }
-            Effect::StartOver(configuration) => match self.log.persist_configuration(&configuration) {
-                Ok(()) => self.stop.ask_again(),
-                Err(error) => self.stop.fatal(format!("the configuration cannot be written: {error}")),
-            },
+            Effect::StartOver(configuration) => {
+                let stop = Arc::clone(&self.stop);
+                self.persist(configuration, move |_| stop.ask_again());
+            }
             Effect::TakeSnapshot { to, configuration } => {
                 if self.orders.try_send(Order::Snapshot { to, configuration }).is_err() {
                     let result = Err("too many ask for snapshots".to_owned());
@@ -95,6 +92,15 @@ impl Executor {
         None
     }
 
+    /// Has a configuration written, and goes on when it is on disk: whoever carries this out may be the log's writer.
+    fn persist(&self, configuration: Configuration, then: impl FnOnce(Configuration) + Send + 'static) {
+        let stop = Arc::clone(&self.stop);
+        self.log.persist_configuration(configuration, move |result| match result {
+            Ok(configuration) => then(configuration),
+            Err(error) => stop.fatal(format!("the configuration cannot be written: {error}")),
+        });
+    }
+
     /// Takes over a blob that a peer offers, and tells the driver when it is safe on this disk.
     fn fetch(&self, from: ReplicaId, reference: BlobReference) -> Option<Event> {
         if !self.fetching.lock().expect("no panic while held").insert((from, reference.digest)) {
@@ -106,7 +112,7 @@ impl Executor {
         self.runtime.spawn(async move {
             let result = take_over(&blobs, &fetcher, from, reference).await;
             fetching.lock().expect("no panic while held").remove(&(from, reference.digest));
-            drop(events.try_send(Event::BlobFetched { from, reference, result }));
+            let _ = events.try_send(Event::BlobFetched { from, reference, result });
         });
         None
     }

@@ -15,6 +15,7 @@ pub mod config;
 pub mod demo;
 mod disk;
 pub mod driver;
+mod driving;
 pub mod entries;
 mod executor;
 pub mod handle;

@@ -8,7 +8,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,23 +22,18 @@ use crate::catch_up::{Fetching, Taker};
 use crate::config::Settings;
 use crate::disk::sync_directory;
 use crate::driver::{Driver, DriverStatus, Event, Phase, Process, Repair, Start};
+use crate::driving::{Driving, Events};
 use crate::executor::Executor;
 use crate::handle::{Handle, Parts, Waiting};
-use crate::log::{self, LogError, LogReader};
+use crate::log::{self, LogError};
 use crate::media::{self, BlobStore, Fetcher, Prefetcher};
 use crate::peer::{self, Patience, PeerConfig, PeerEvent, Peers};
 use crate::quarantine;
 use crate::scrub::{self, Scrubber};
 use crate::snapshot::{self, Offer};
 
-/// How many events may wait for the driver; beyond that clients are told to come back, and peers' messages are dropped.
-const EVENTS_MAX: usize = 16_384;
 /// How many peers may wait for a snapshot.
 const ORDERS_MAX: usize = 16;
-/// How many events the driver takes before it looks at what is to be done.
-const BURST_MAX: usize = 1_024;
-/// The driver looks up at least so often, to see whether it is to stop.
-const LOOK_UP: Duration = Duration::from_millis(100);
 /// How long a stopping replica waits for another one to take over the leadership.
 const HAND_OVER_MAX: Duration = Duration::from_secs(2);
 /// How long it waits before it asks once more.
@@ -197,7 +192,7 @@ enum End {
 fn run_once(settings: &mut Settings) -> Result<End, RunError> {
     make_directory(&settings.data_dir)
         .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?;
-    let (events, inbox) = sync_channel(EVENTS_MAX);
+    let events = Events::new();
     let stop = Arc::new(Stop::default());
     let opened = open_log(settings, &events, &stop)?;
     let directory = settings.data_dir.join("databases");
@@ -219,7 +214,7 @@ fn run_once(settings: &mut Settings) -> Result<End, RunError> {
         .thread_name("d3bd-io")
         .build()
         .map_err(|source| RunError::System { what: "threads", source })?;
-    let replica = Assembly { settings, events, inbox, stop, opened, engine, blobs, offer, http, peers };
+    let replica = Assembly { settings, events, stop, opened, engine, blobs, offer, http, peers };
     let result = replica.start(&runtime);
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -239,11 +234,10 @@ fn make_directory(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn open_log(settings: &Settings, events: &SyncSender<Event>, stop: &Arc<Stop>) -> Result<log::Opened, RunError> {
+fn open_log(settings: &Settings, events: &Events, stop: &Arc<Stop>) -> Result<log::Opened, RunError> {
     let (events, stop) = (events.clone(), Arc::clone(stop));
     let on_durable = Box::new(move |result: Result<log::Durable, LogError>| match result {
-        // The driver only goes away when the process ends.
-        Ok(proof) => drop(events.send(Event::Durable(proof))),
+        Ok(proof) => events.send(Event::Durable(proof)),
         Err(error) => stop.fatal(format!("the log cannot be written: {error}")),
     });
     let mut locked = log::lock(&settings.data_dir, settings.id, DiskId(random()?))?;
@@ -275,8 +269,7 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, RunErr
 /// Everything that was opened, before it is connected.
 struct Assembly<'a> {
     settings: &'a Settings,
-    events: SyncSender<Event>,
-    inbox: Receiver<Event>,
+    events: Events,
     stop: Arc<Stop>,
     opened: log::Opened,
     engine: Engine,
@@ -288,7 +281,7 @@ struct Assembly<'a> {
 
 impl Assembly<'_> {
     fn start(self, runtime: &tokio::runtime::Runtime) -> Result<End, RunError> {
-        let Assembly { settings, events, inbox, stop, opened, engine, blobs, offer, http, peers } = self;
+        let Assembly { settings, events, stop, opened, engine, blobs, offer, http, peers } = self;
         let clock = Clock { started: Instant::now() };
         let bound = peers.local_addr().unwrap_or(settings.peer_listen).to_string();
         let peer_address = settings.replicas.get(&settings.id).cloned().unwrap_or(bound);
@@ -434,12 +427,10 @@ impl Assembly<'_> {
             runtime: runtime.handle().clone(),
             stop: Arc::clone(&stop),
         };
-        let driving = Driving { driver, inbox, executor, clock, status };
-        let driver_stop = Arc::clone(&stop);
-        let driver_thread = std::thread::Builder::new()
-            .name("d3bd-driver".to_owned())
-            .spawn(move || driving.run(&driver_stop))
-            .map_err(|source| RunError::System { what: "a thread", source })?;
+        let begun = clock.now().ticks;
+        let driving =
+            Driving { driver, executor, clock, status, stop: Arc::clone(&stop), looks_at: begun, published_at: begun };
+        let driver_thread = events.start(driving).map_err(|source| RunError::System { what: "a thread", source })?;
 
         let scrub_thread = (settings.scrub_bytes_per_second > 0).then(|| scrub::spawn(scrubber)).transpose();
         let scrub_thread = scrub_thread.map_err(|source| RunError::System { what: "a thread", source })?;
@@ -449,7 +440,9 @@ impl Assembly<'_> {
 
         // HTTP is drained. The driver ends first: dropping its executor ends the applier, which syncs the databases.
         stop.ask();
-        let executor = driver_thread.join().map_err(|_| RunError::Poisoned("the driver panicked".to_owned()))?;
+        driver_thread.thread().unpark();
+        let executor = driver_thread.join().ok().flatten();
+        let executor = executor.ok_or_else(|| RunError::Poisoned("the driver panicked".to_owned()))?;
         if let Some(Err(_)) = scrub_thread.map(std::thread::JoinHandle::join) {
             tracing::error!("the thread that looks for damage panicked");
         }
@@ -487,14 +480,14 @@ fn core_settings(settings: &Settings, disk: DiskId) -> Result<d3b_paxos::Setting
 }
 
 /// What peers say goes into the driver's queue; what does not fit is lost, which the protocol can bear.
-fn peer_events(events: &SyncSender<Event>) -> peer::OnEvent {
+fn peer_events(events: &Events) -> peer::OnEvent {
     let events = events.clone();
     Arc::new(move |event| {
         let event = match event {
             PeerEvent::Message { from, message } => Event::Peer { from, message },
             PeerEvent::Reset { replica } => Event::ConnectionReset(replica),
         };
-        drop(events.try_send(event));
+        let _ = events.try_send(event);
     })
 }
 
@@ -519,7 +512,7 @@ async fn serve(
     settings: &Settings,
     handle: &Handle,
     listener: TcpListener,
-    events: &SyncSender<Event>,
+    events: &Events,
     stop: &Arc<Stop>,
     status: watch::Receiver<Arc<DriverStatus>>,
 ) -> Result<(), RunError> {
@@ -581,7 +574,7 @@ fn is_socket(path: &std::path::Path) -> bool {
 
 /// A stopping leader lets another replica take over first, so that the group is not without a leader. It may win the
 /// election that it called for itself, when others are slow: then it asks once more.
-async fn hand_over(me: ReplicaId, events: &SyncSender<Event>, mut status: watch::Receiver<Arc<DriverStatus>>) {
+async fn hand_over(me: ReplicaId, events: &Events, mut status: watch::Receiver<Arc<DriverStatus>>) {
     let deadline = tokio::time::Instant::now() + HAND_OVER_MAX;
     let mut asked = false;
     while tokio::time::Instant::now() < deadline {
@@ -603,71 +596,6 @@ async fn hand_over(me: ReplicaId, events: &SyncSender<Event>, mut status: watch:
         }
     }
     tracing::warn!("no other replica took over in {HAND_OVER_MAX:?}");
-}
-
-/// The driver's thread.
-struct Driving {
-    driver: Driver<LogReader>,
-    inbox: Receiver<Event>,
-    executor: Executor,
-    clock: Clock,
-    status: watch::Sender<Arc<DriverStatus>>,
-}
-
-impl Driving {
-    fn run(mut self, stop: &Stop) -> Executor {
-        while !stop.asked() {
-            if let Err(error) = self.turn() {
-                stop.fatal(format!("the log cannot be read: {error}"));
-            }
-        }
-        // Nothing is decided any more: whoever waits is told so now, and not when his time is up.
-        self.executor.waiting.close();
-        self.executor
-    }
-
-    /// One burst of events, and what follows from it.
-    fn turn(&mut self) -> Result<(), d3b_paxos::StorageError> {
-        let idle = Duration::from_millis(self.driver.next_tick().0.saturating_sub(self.clock.now().ticks.0));
-        match self.inbox.recv_timeout(idle.min(LOOK_UP)) {
-            Ok(event) => {
-                self.driver.handle(self.clock.now(), event)?;
-                for event in self.inbox.try_iter().take(BURST_MAX) {
-                    self.driver.handle(self.clock.now(), event)?;
-                }
-            }
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-        }
-        let now = self.clock.now();
-        if now.ticks >= self.driver.next_tick() {
-            self.driver.tick(now)?;
-        }
-        crate::supervisor::alive(now.ticks);
-        self.driver.pump()?;
-        let mut effects = self.driver.take_effects();
-        while !effects.is_empty() {
-            for effect in effects {
-                if let Some(event) = self.executor.carry_out(effect) {
-                    self.driver.handle(self.clock.now(), event)?;
-                }
-            }
-            self.driver.pump()?;
-            effects = self.driver.take_effects();
-        }
-        self.publish();
-        Ok(())
-    }
-
-    fn publish(&mut self) {
-        let status = self.driver.status();
-        self.status.send_if_modified(|published| {
-            let modified = **published != status;
-            if modified {
-                *published = Arc::new(status);
-            }
-            modified
-        });
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, SyncSender};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use d3b_engine::scrub::{Pace, Scrubbed};
 use tokio::sync::watch;
 
 use crate::driver::{DriverStatus, Event, Phase};
+use crate::driving::Events;
 use crate::log::{Checked, LogReader};
 use crate::media::{BlobStore, FetchError, Fetcher};
 use crate::run::Stop;
@@ -52,7 +53,7 @@ pub(crate) struct Scrubber {
     pub(crate) blobs: BlobStore,
     pub(crate) fetcher: Fetcher,
     pub(crate) runtime: tokio::runtime::Handle,
-    pub(crate) events: SyncSender<Event>,
+    pub(crate) events: Events,
     pub(crate) status: watch::Receiver<Arc<DriverStatus>>,
     /// Everything up to here is durable in the databases.
     pub(crate) durable: Arc<AtomicU64>,
@@ -211,7 +212,7 @@ impl Round {
         }
         tracing::error!(%slot, problem, "the log is damaged at an entry whose effect is safe: it is cut above it");
         self.cut = slot.next();
-        drop(self.scrubber.events.send(Event::CutDue(slot.next())));
+        self.scrubber.events.send(Event::CutDue(slot.next()));
     }
 
     fn databases(&self) {
@@ -226,7 +227,7 @@ impl Round {
             match self.scrubber.readers.scrub(id, &pace) {
                 Scrubbed::Sound { slot, chain, digest } => {
                     let read = Event::ContentRead { database: id, slot, chain: chain.0, digest };
-                    drop(self.scrubber.events.send(read));
+                    self.scrubber.events.send(read);
                 }
                 Scrubbed::Damaged(problem) => drop(self.scrubber.damages.send((id, problem))),
                 Scrubbed::Unread(problem) => tracing::debug!(database = %id, problem, "a database was not read"),

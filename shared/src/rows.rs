@@ -91,4 +91,9 @@ pub trait RowSink: Send {
     /// # Errors
     /// [`SinkClosed`] ends the read.
     fn row(&mut self, values: &[ValueRef<'_>]) -> Result<(), SinkClosed>;
+
+    /// Forgets what it was given, for the read begins anew; false if it cannot.
+    fn restart(&mut self) -> bool {
+        false
+    }
 }

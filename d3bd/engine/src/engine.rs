@@ -211,6 +211,9 @@ impl Engine {
             }
         }
         self.commit(&mut run)?;
+        if run.applied.iter().any(|applied| applied.database == Some(DatabaseId::catalogue())) {
+            self.readers.forget_names();
+        }
         if let Some(last) = run.applied.last() {
             self.applied = last.slot;
             self.readers.publish(last.slot);

@@ -422,6 +422,17 @@ impl<S: Storage> Replica<S> {
         }
     }
 
+    /// The part that it takes.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match &self.state {
+            State::Follower(_) => Role::Follower,
+            State::PreCandidate(_) => Role::PreCandidate,
+            State::Candidate(_) => Role::Candidate,
+            State::Leader(_) => Role::Leader,
+        }
+    }
+
     /// The highest ballot that it has promised, be it durable yet or not.
     #[must_use]
     pub fn promised(&self) -> Ballot {

@@ -32,7 +32,7 @@ pub use event::{
 };
 pub use fingerprints::Divergence;
 pub use quarantine::Repair;
-pub use status::{DriverStatus, Load, MemberStatus, Phase};
+pub use status::{DriverStatus, Load, MemberStatus, Outline, Pending, Phase};
 
 use crate::log::{Durable, Proof};
 use crate::peer::{ForwardResult, MemberFailure, PeerMessage};

@@ -68,6 +68,11 @@ impl Reads {
         self.deadlines.len().max(self.arrived.len() + asked + self.confirmed.len())
     }
 
+    /// Whether an answer of the core is awaited.
+    pub(super) fn is_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     /// Whether reads wait to be asked.
     pub(super) fn has_arrived(&self) -> bool {
         !self.arrived.is_empty()

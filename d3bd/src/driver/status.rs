@@ -2,7 +2,7 @@
 
 use d3b::{ClusterId, DiskId, ReplicaId, Slot};
 use d3b_paxos::types::{Ballot, Configuration, Epoch, Ticks};
-use d3b_paxos::{Replica, Storage};
+use d3b_paxos::{Replica, Role, Storage};
 
 use super::quarantine::Quarantine;
 use super::{CatchUp, Divergence, Driver, SETTLED_MAX, Stage, missing};
@@ -122,6 +122,13 @@ impl DriverStatus {
         self.execution = configuration.execution;
     }
 
+    /// What others wait for.
+    #[must_use]
+    pub fn outline(&self) -> Outline {
+        let DriverStatus { leader, ballot, epoch, .. } = *self;
+        Outline { phase: self.phase.name(), leader, ballot, epoch }
+    }
+
     /// The members but one, those first that are heard from: one that does not answer costs its timeout.
     #[must_use]
     pub fn others(&self, than: ReplicaId) -> Vec<ReplicaId> {
@@ -141,6 +148,24 @@ impl DriverStatus {
     pub fn is_settled(&self, now: Ticks) -> bool {
         self.settled_at.is_some_and(|settled| now.0 <= settled.0 + SETTLED_MAX.0)
     }
+}
+
+/// What others wait for: when it changes they are told at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outline {
+    phase: &'static str,
+    leader: Option<ReplicaId>,
+    ballot: Ballot,
+    epoch: Epoch,
+}
+
+/// What is under way, so that an event may have to wait for its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// A batch of the log: what is written meanwhile is in the next one.
+    pub log: bool,
+    /// A question for a read index: who asks meanwhile shares the next one.
+    pub round: bool,
 }
 
 /// What the driver's books hold at a moment. Each has its bound, and all are empty when nobody waits.
@@ -171,6 +196,29 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             offers: self.offers.len(),
             members: self.members.len(),
             batches: self.dependent.len(),
+        }
+    }
+
+    /// What is under way.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        Pending { log: self.writing_since.is_some(), round: self.reads.is_asked() }
+    }
+
+    /// What others wait for; the same as that of [`Driver::status`], and cheap.
+    #[must_use]
+    pub fn outline(&self) -> Outline {
+        let fixed = |phase| Outline { phase, leader: None, ballot: self.start.promised, epoch: Epoch(0) };
+        match &self.stage {
+            Stage::Running(replica) => Outline {
+                phase: if self.removed.is_some() { "outcast" } else { phase(replica.role()).name() },
+                leader: replica.leader(),
+                ballot: replica.promised(),
+                epoch: replica.configuration().epoch,
+            },
+            Stage::Forming(_) | Stage::Adopting => fixed("forming"),
+            Stage::Outcast(_) => fixed("outcast"),
+            Stage::Quarantined(quarantine) => Outline { epoch: quarantine.configuration.epoch, ..fixed("quarantined") },
         }
     }
 
@@ -219,11 +267,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     fn running_status(&self, replica: &Replica<S>, status: &mut DriverStatus) {
         let core = replica.status();
-        status.phase = match core.role {
-            d3b_paxos::Role::Follower => Phase::Follower,
-            d3b_paxos::Role::PreCandidate | d3b_paxos::Role::Candidate => Phase::Candidate,
-            d3b_paxos::Role::Leader => Phase::Leader,
-        };
+        status.phase = phase(core.role);
         let configuration = replica.configuration();
         status.set_configuration(configuration);
         if let Some(reason) = &self.removed {
@@ -257,5 +301,13 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             applied: self.applied_by.get(&id).copied(),
             reachable: self.is_reachable(id),
         }
+    }
+}
+
+fn phase(role: Role) -> Phase {
+    match role {
+        Role::Follower => Phase::Follower,
+        Role::PreCandidate | Role::Candidate => Phase::Candidate,
+        Role::Leader => Phase::Leader,
     }
 }

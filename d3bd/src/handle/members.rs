@@ -140,7 +140,9 @@ impl Handle {
         }
     }
 
-    fn status(&self) -> Arc<DriverStatus> {
+    /// What there is to know of the driver, now: what it publishes by itself may be a moment old.
+    pub(super) fn status(&self) -> Arc<DriverStatus> {
+        self.parts().events.publish();
         Arc::clone(&self.parts().status.borrow())
     }
 

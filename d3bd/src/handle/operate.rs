@@ -1,6 +1,5 @@
 //! What people who operate a replica ask of it.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use d3b::api::{CatchingUp, ClusterInfo, ReplicaInfo, Version};
@@ -14,7 +13,7 @@ impl Handle {
     #[must_use]
     pub fn cluster(&self) -> ClusterInfo {
         let parts = self.parts();
-        let status = Arc::clone(&parts.status.borrow());
+        let status = self.status();
         let replicas = status.members.iter().map(|member| {
             let me = member.id == parts.replica;
             let applied = if me { Some(status.applied) } else { member.applied };

@@ -144,6 +144,11 @@ impl RowSink for Name {
         }
         Ok(())
     }
+
+    fn restart(&mut self) -> bool {
+        self.0 = None;
+        true
+    }
 }
 
 async fn delete(

@@ -61,7 +61,7 @@ fn what_was_durable_is_there_after_a_clean_end() {
     let member = Member::voter(DISK, "127.0.0.1:1".to_owned());
     let members = BTreeMap::from([(ReplicaId(1), member)]);
     let configuration = Configuration::founding(ClusterId([9; 16]), members);
-    opened.log.persist_configuration(&configuration).unwrap();
+    opened.log.persist_configuration(configuration.clone(), |result| drop(result.unwrap()));
     opened.log.close();
     let (opened, _) = open_at(directory.path());
     assert_eq!((opened.last, opened.promised), (Slot(2), ballot(4)));

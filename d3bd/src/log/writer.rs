@@ -3,7 +3,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SendError, Sender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,8 +19,6 @@ use super::reader::Cache;
 use super::store::Store;
 use super::{Durable, LogError, OnDurable, sqlite};
 
-/// The core has one batch under way at a time.
-const BATCHES_MAX: usize = 4;
 /// How often the WAL is looked at.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
 /// A WAL of so many bytes is moved into the database.
@@ -46,17 +44,20 @@ struct Wal {
     failure: Mutex<Option<LogError>>,
 }
 
+/// Goes on, on the writer's thread, when a configuration is on disk.
+type Then = Box<dyn FnOnce(Result<Configuration, LogError>) + Send>;
+
 /// What the writer is asked to do.
 enum Request {
     Persist(PersistBatch),
-    Configuration(Box<Configuration>, SyncSender<Result<(), LogError>>),
+    Configuration(Box<Configuration>, Then),
     Cut(Slot),
 }
 
 /// The way to the writer. Dropping it ends both threads.
 #[derive(Debug)]
 pub struct Log {
-    requests: SyncSender<Request>,
+    requests: Sender<Request>,
     writer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
     surveyor: JoinHandle<()>,
@@ -69,7 +70,8 @@ impl Log {
         cache: Arc<Cache>,
         on_durable: OnDurable,
     ) -> Result<Log, LogError> {
-        let (requests, inbox) = sync_channel(BATCHES_MAX);
+        // One batch is under way at a time, and whoever asks may be the writer itself, which must not wait for itself.
+        let (requests, inbox) = channel();
         let (stop, stopped) = sync_channel::<()>(0);
         let wal = Arc::new(Wal::default());
         let path = store.path();
@@ -103,15 +105,17 @@ impl Log {
         drop(self.requests.send(Request::Persist(batch)));
     }
 
-    /// Writes the configuration that forms the cluster; when this returns, it is on disk.
-    ///
-    /// # Errors
-    /// It could not be written.
-    pub fn persist_configuration(&self, configuration: &Configuration) -> Result<(), LogError> {
-        let (answer, answered) = sync_channel(1);
-        let request = Request::Configuration(Box::new(configuration.clone()), answer);
-        self.requests.send(request).map_err(|_| LogError::Poisoned)?;
-        answered.recv().map_err(|_| LogError::Poisoned)?
+    /// Writes a configuration that this replica was told of. When it is on disk, or cannot be written, `then` is called on
+    /// the writer's thread; this returns at once.
+    pub fn persist_configuration(
+        &self,
+        configuration: Configuration,
+        then: impl FnOnce(Result<Configuration, LogError>) + Send + 'static,
+    ) {
+        let request = Request::Configuration(Box::new(configuration), Box::new(then));
+        if let Err(SendError(Request::Configuration(_, then))) = self.requests.send(request) {
+            then(Err(LogError::Poisoned));
+        }
     }
 
     /// Drops what is below a slot, beside everything else: nobody must want to read it any more.
@@ -182,10 +186,10 @@ impl Writer {
                 self.wal.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
                 self.finish_checkpoint()
             }
-            Request::Configuration(configuration, answer) => {
+            Request::Configuration(configuration, then) => {
                 let result = self.store.persist_configuration(&configuration);
                 // Whoever asked is told; and so is everybody else, for nothing is written after a failure.
-                drop(answer.send(result.clone()));
+                then(result.clone().map(|()| *configuration));
                 result
             }
             Request::Cut(base) => {

@@ -41,10 +41,18 @@ pub enum FrameError {
 
 /// The bytes of a frame.
 pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut frame = postcard::to_extend(value, vec![0, 0, 0, 0, VERSION]).expect("plain data can be written");
-    let length = u32::try_from(frame.len() - 4).unwrap_or(u32::MAX);
-    frame[..4].copy_from_slice(&length.to_le_bytes());
+    let mut frame = Vec::new();
+    encode_to(&mut frame, value);
     frame
+}
+
+/// Makes a frame behind what is there.
+pub(super) fn encode_to<T: Serialize>(frames: &mut Vec<u8>, value: &T) {
+    let at = frames.len();
+    frames.extend_from_slice(&[0, 0, 0, 0, VERSION]);
+    *frames = postcard::to_extend(value, std::mem::take(frames)).expect("plain data can be written");
+    let length = u32::try_from(frames.len() - at - 4).unwrap_or(u32::MAX);
+    frames[at..at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
 /// Reads a frame's body: version byte and message.

@@ -1,17 +1,19 @@
 //! The connection that a replica keeps to one other for what it says.
 
-use std::sync::Arc;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use d3b::ReplicaId;
-use tokio::io::{AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 
 use super::complaints::Who;
 use super::handshake::{HandshakeError, Purpose};
-use super::{PeerEvent, Shared};
+use super::{Line, PeerEvent, Shared};
 
 /// How many messages are written at once, and about how many bytes of them: what waits for a peer that was away may be
 /// much more, and must not be copied whole.
@@ -23,13 +25,28 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// peer is there again, and an attempt costs a few packets.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 
+/// Where what is to be written comes out.
+pub(super) struct End {
+    pub(super) waiting: mpsc::UnboundedReceiver<Vec<u8>>,
+    pub(super) bytes: Arc<AtomicUsize>,
+    pub(super) line: Arc<Mutex<Line>>,
+}
+
+impl End {
+    /// Whoever sends may write to this connection at once.
+    fn open(&self, connection: Option<Arc<OwnedWriteHalf>>) {
+        self.line.lock().expect("no panic while held").connection = connection;
+    }
+
+    fn drain(&mut self) {
+        while let Ok(frames) = self.waiting.try_recv() {
+            self.bytes.fetch_sub(frames.len(), Ordering::AcqRel);
+        }
+    }
+}
+
 /// Keeps a connection to one peer and writes to it what waits.
-pub(super) async fn keep_connected(
-    shared: Arc<Shared>,
-    to: ReplicaId,
-    mut waiting: mpsc::UnboundedReceiver<Vec<u8>>,
-    bytes: Arc<AtomicUsize>,
-) {
+pub(super) async fn keep_connected(shared: Arc<Shared>, to: ReplicaId, mut end: End) {
     let mut pause = RECONNECT.0;
     loop {
         match shared.connect(to, Purpose::Messages).await {
@@ -37,8 +54,8 @@ pub(super) async fn keep_connected(
                 tracing::debug!(peer = %to, "connected");
                 pause = RECONNECT.0;
                 // What waited for a connection is stale; whoever cares has said it again since.
-                drain(&mut waiting, &bytes);
-                if !write_all(stream, &mut waiting, &bytes).await {
+                end.drain();
+                if !write_all(stream, &mut end).await {
                     return;
                 }
                 tracing::debug!(peer = %to, "disconnected");
@@ -58,8 +75,8 @@ pub(super) async fn keep_connected(
             () = tokio::time::sleep(jittered(pause)) => {}
             () = shared.came(to) => {}
         }
-        drain(&mut waiting, &bytes);
-        if waiting.is_closed() {
+        end.drain();
+        if end.waiting.is_closed() {
             return;
         }
         pause = (pause * 2).min(RECONNECT.1);
@@ -74,21 +91,23 @@ fn jittered(pause: Duration) -> Duration {
     pause / 2 + pause / 2 * part / u32::from(u8::MAX)
 }
 
-fn drain(waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>, bytes: &AtomicUsize) {
-    while let Ok(frame) = waiting.try_recv() {
-        bytes.fetch_sub(frame.len(), Ordering::Relaxed);
-    }
+/// Writes until the connection ends; false when there is nobody left to write for.
+async fn write_all(stream: TcpStream, end: &mut End) -> bool {
+    let (incoming, outgoing) = stream.into_split();
+    let outgoing = Arc::new(outgoing);
+    end.open(Some(Arc::clone(&outgoing)));
+    let anybody = write_what_waits(incoming, &outgoing, end).await;
+    end.open(None);
+    anybody
 }
 
-/// Writes until the connection ends; false when there is nobody left to write for.
-async fn write_all(stream: TcpStream, waiting: &mut mpsc::UnboundedReceiver<Vec<u8>>, bytes: &AtomicUsize) -> bool {
-    let (mut incoming, mut outgoing) = stream.into_split();
+async fn write_what_waits(mut incoming: OwnedReadHalf, outgoing: &OwnedWriteHalf, end: &mut End) -> bool {
     let mut frames = Vec::new();
     let mut buffer = Vec::new();
     loop {
         let mut nothing = [0; 1];
         tokio::select! {
-            count = waiting.recv_many(&mut frames, WRITTEN_AT_ONCE) => {
+            count = end.waiting.recv_many(&mut frames, WRITTEN_AT_ONCE) => {
                 if count == 0 {
                     return false;
                 }
@@ -103,10 +122,10 @@ async fn write_all(stream: TcpStream, waiting: &mut mpsc::UnboundedReceiver<Vec<
             if buffer.len() < WRITTEN_BYTES && taken.peek().is_some() {
                 continue;
             }
-            let written = write_steadily(&mut outgoing, &buffer).await;
-            bytes.fetch_sub(buffer.len(), Ordering::Relaxed);
+            let written = write_steadily(outgoing, &buffer).await;
+            end.bytes.fetch_sub(buffer.len(), Ordering::AcqRel);
             if !written {
-                bytes.fetch_sub(taken.map(|frame| frame.len()).sum(), Ordering::Relaxed);
+                end.bytes.fetch_sub(taken.map(|frame| frame.len()).sum(), Ordering::AcqRel);
                 return true;
             }
             buffer.clear();
@@ -119,11 +138,16 @@ async fn write_all(stream: TcpStream, waiting: &mut mpsc::UnboundedReceiver<Vec<
 
 /// Writes everything, however long it takes, as long as the other side takes some of it now and then: what waits may be
 /// more than a slow line carries within any timeout. False when the connection is of no use any more.
-async fn write_steadily(stream: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8]) -> bool {
+async fn write_steadily(connection: &OwnedWriteHalf, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
-        match tokio::time::timeout(WRITE_TIMEOUT, stream.write(bytes)).await {
-            Ok(Ok(written)) if written > 0 => bytes = &bytes[written..],
-            Ok(Ok(_) | Err(_)) | Err(_) => return false,
+        match tokio::time::timeout(WRITE_TIMEOUT, connection.writable()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return false,
+        }
+        match connection.try_write(bytes) {
+            Ok(written) if written > 0 => bytes = &bytes[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => return false,
         }
     }
     true
@@ -135,18 +159,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_slow_line_is_no_reason_to_disconnect_and_a_closed_one_is() {
-        let (mut here, mut there) = tokio::io::duplex(1_000);
-        let slow = async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut there = listener.accept().await.unwrap().0;
+        // More than any buffer of the kernel's holds.
+        let bytes = vec![7; 32 << 20];
+        let length = bytes.len();
+        let slow = async move {
             let mut heard = 0;
-            let mut piece = [0; 100];
-            while heard < 10_000 {
+            let mut piece = vec![0; 100_000];
+            while heard < length {
                 tokio::task::yield_now().await;
                 heard += there.read(&mut piece).await.unwrap();
             }
             drop(there);
         };
-        let (written, ()) = tokio::join!(write_steadily(&mut here, &[7; 10_000]), slow);
+        let (_incoming, outgoing) = here.into_split();
+        let (written, ()) = tokio::join!(write_steadily(&outgoing, &bytes), slow);
         assert!(written);
-        assert!(!write_steadily(&mut here, &[7; 10_000]).await);
+        assert!(!write_steadily(&outgoing, &bytes).await);
     }
 }

@@ -12,13 +12,14 @@ mod message;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use d3b::{ClusterId, ReplicaId};
 use futures_util::future::BoxFuture;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -35,6 +36,8 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 /// What was sent on a connection and is not acknowledged for so long ends it, by the kernel's clock; one that carries
 /// messages has [`Patience::silence`] instead.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
+/// A buffer that grew beyond this is not kept.
+const LINE_BYTES_KEPT: usize = 1 << 20;
 /// How many connections may be open from peers, blobs' streams included.
 const ACCEPTED_MAX: usize = 256;
 /// How many may have connected without having said yet who they are.
@@ -137,9 +140,51 @@ struct Outgoing {
     /// The version of the protocol that the peer speaks, as far as is known.
     version: AtomicU8,
     queue: mpsc::UnboundedSender<Vec<u8>>,
+    /// What stands in the queue, or is on its way from there to the connection.
     bytes: Arc<AtomicUsize>,
+    line: Arc<Mutex<Line>>,
     /// Wakes who wants to reach the peer and waits: it has just connected itself, so it is there.
     came: Notify,
+}
+
+/// The end of a connection at which it can be written to without waiting, and without waking anybody for it.
+#[derive(Default)]
+struct Line {
+    /// Frames that are to be written together.
+    frames: Vec<u8>,
+    connection: Option<Arc<OwnedWriteHalf>>,
+}
+
+impl Outgoing {
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().expect("no panic while held")
+    }
+
+    /// Writes what was put together, as far as the connection takes it now; the rest waits in the queue.
+    fn flush(&self) {
+        let mut line = self.line();
+        if line.frames.is_empty() {
+            return;
+        }
+        let mut frames = std::mem::take(&mut line.frames);
+        // What waits in the queue comes first.
+        let direct = line.connection.as_ref().filter(|_| self.bytes.load(Ordering::Acquire) == 0);
+        // An error is noticed by whoever keeps the connection.
+        let written = direct.and_then(|connection| connection.try_write(&frames).ok()).unwrap_or(0);
+        if written == frames.len() {
+            if frames.capacity() <= LINE_BYTES_KEPT {
+                frames.clear();
+                line.frames = frames;
+            }
+            return;
+        }
+        frames.drain(..written);
+        let length = frames.len();
+        self.bytes.fetch_add(length, Ordering::AcqRel);
+        if self.queue.send(frames).is_err() {
+            self.bytes.fetch_sub(length, Ordering::AcqRel);
+        }
+    }
 }
 
 /// Begins to listen and to connect.
@@ -179,36 +224,44 @@ impl Peers {
                 address: address.clone(),
                 version: AtomicU8::new(VERSION),
                 queue,
-                bytes: Arc::new(AtomicUsize::new(0)),
+                bytes: Arc::default(),
+                line: Arc::default(),
                 came: Notify::new(),
             };
-            let bytes = Arc::clone(&link.bytes);
+            let link_end = link::End { waiting, bytes: Arc::clone(&link.bytes), line: Arc::clone(&link.line) };
             outgoing.insert(*id, Arc::new(link));
-            self.shared.runtime.spawn(link::keep_connected(Arc::clone(&self.shared), *id, waiting, bytes));
+            self.shared.runtime.spawn(link::keep_connected(Arc::clone(&self.shared), *id, link_end));
         }
     }
 
-    /// Sends a message, if its receiver is connected and takes what is sent; else it is lost.
-    pub fn send(&self, to: ReplicaId, message: PeerMessage) {
+    /// Sends a message, if its receiver is connected and takes what is sent; else it is lost. It leaves with the next
+    /// [`Peers::flush`], together with all that was sent before.
+    pub fn send(&self, to: ReplicaId, message: &PeerMessage) {
         let Some(outgoing) = self.shared.link(to) else { return };
         if message.version() > outgoing.version.load(Ordering::Relaxed) {
             return;
         }
-        let frame = frame::encode(&message);
-        let length = frame.len();
-        if length > frame::BODY_MAX || outgoing.bytes.load(Ordering::Relaxed) + length > QUEUE_BYTES_MAX {
-            return;
-        }
-        outgoing.bytes.fetch_add(length, Ordering::Relaxed);
-        if outgoing.queue.send(frame).is_err() {
-            outgoing.bytes.fetch_sub(length, Ordering::Relaxed);
+        let mut line = outgoing.line();
+        let before = line.frames.len();
+        frame::encode_to(&mut line.frames, message);
+        let length = line.frames.len() - before;
+        let waiting = outgoing.bytes.load(Ordering::Relaxed) + before;
+        if length > frame::BODY_MAX || waiting + length > QUEUE_BYTES_MAX {
+            line.frames.truncate(before);
         }
     }
 
     /// Sends messages that say that something is on disk, for which there must be a proof.
     pub fn send_dependent(&self, _proof: &Durable, messages: Vec<(ReplicaId, PeerMessage)>) {
         for (to, message) in messages {
-            self.send(to, message);
+            self.send(to, &message);
+        }
+    }
+
+    /// Lets everything leave that was sent.
+    pub fn flush(&self) {
+        for link in self.shared.outgoing.lock().expect("no panic while held").values() {
+            link.flush();
         }
     }
 
@@ -507,7 +560,10 @@ mod tests {
         loop {
             tokio::select! {
                 heard = hears_a_message(to) => return heard,
-                _ = again.tick() => from.peers.send(to.peers.shared.replica, held()),
+                _ = again.tick() => {
+                    from.peers.send(to.peers.shared.replica, &held());
+                    from.peers.flush();
+                }
             }
         }
     }
@@ -616,7 +672,8 @@ mod tests {
         let first = side(1, one, &peers, runtime.handle());
         let command = bytes::Bytes::from(vec![0; 1 << 20]);
         for id in 0..200 {
-            first.peers.send(ReplicaId(2), PeerMessage::Forward { id, command: command.clone() });
+            first.peers.send(ReplicaId(2), &PeerMessage::Forward { id, command: command.clone() });
+            first.peers.flush();
         }
         let waiting = first.peers.shared.link(ReplicaId(2)).expect("it is a member").bytes.load(Ordering::Relaxed);
         assert!(waiting <= QUEUE_BYTES_MAX, "{waiting} bytes wait");

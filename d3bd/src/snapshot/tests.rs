@@ -21,6 +21,7 @@ use super::install::install_by_steps;
 use super::*;
 use crate::catch_up::Fetching;
 use crate::driver::Event;
+use crate::driving::Events;
 use crate::entries::log_entry;
 use crate::log::{self, Opened};
 use crate::media::{BlobStore, Connect, Fetcher};
@@ -319,7 +320,8 @@ async fn a_snapshot_is_received_although_it_breaks_off() {
     let taken = take_of(source.path(), None);
     let target = replica(3, 2);
     let blobs = open_blobs(target.path());
-    let (events, told) = std::sync::mpsc::sync_channel(100);
+    let events = Events::new();
+    let told = events.clone();
     let fetching = Fetching {
         data_dir: target.path().to_owned(),
         blobs: blobs.clone(),
@@ -329,7 +331,7 @@ async fn a_snapshot_is_received_although_it_breaks_off() {
         busy: Arc::default(),
     };
     let result = || {
-        told.try_iter().find_map(|event| match event {
+        told.take().into_iter().find_map(|event| match event {
             Event::SnapshotStaged { manifest, result } if manifest == taken.reference.digest => Some(result),
             _ => None,
         })

@@ -5,6 +5,7 @@
 
 mod check;
 mod export;
+mod known;
 mod pool;
 
 use std::path::Path;
@@ -25,10 +26,16 @@ use crate::apply::Refusal;
 use crate::fingerprint::Fingerprint;
 use crate::guard::Mode;
 use crate::{arguments, requests, text};
-use pool::{Pool, Pooled};
+use known::Habit;
+use pool::{Lease, Pool, Pooled};
 
 /// How long reads that have no deadline of their own wait for a connection.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// What a read may do on the spot: so many thousands of steps of SQLite's virtual machine, and so many bytes of values. It
+/// takes a fraction of a millisecond, as long as the pages are in memory.
+const QUICK_STEPS: u32 = 6;
+const QUICK_BYTES: u64 = 64 << 10;
 
 /// How many media files one page of a list holds at most.
 const MEDIA_PAGE_MAX: u32 = 1_000;
@@ -92,6 +99,11 @@ impl Readers {
         self.pool.publish(slot);
     }
 
+    /// The catalogue has changed, up to a slot that is yet to be published.
+    pub(crate) fn forget_names(&self) {
+        self.pool.known.forget_names();
+    }
+
     /// The engine does not serve this database any more.
     pub(crate) fn fence(&self, id: DatabaseId, problem: &str) {
         self.pool.fence(id, problem);
@@ -115,14 +127,23 @@ impl Readers {
         if name.is_catalogue() {
             return Ok(Some(DatabaseId::catalogue()));
         }
-        self.on_catalogue(|catalogue| {
+        let generation = match self.pool.known.id_of(name) {
+            Ok(id) => return Ok(Some(id)),
+            Err(generation) => generation,
+        };
+        let found = self.on_catalogue(|catalogue| {
             catalogue
                 .own("/*d3b*/SELECT id FROM _d3b_history WHERE name = ? AND until_slot IS NULL")?
                 .query_row([name.as_str()], |row| row.get::<_, String>(0))
                 .optional()
-        })?
-        .map(|id| id.parse().map_err(|error: d3b::InvalidId| Rejection::new(Code::Internal, error.to_string())))
-        .transpose()
+        })?;
+        let id = found
+            .map(|id| id.parse().map_err(|error: d3b::InvalidId| Rejection::new(Code::Internal, error.to_string())))
+            .transpose()?;
+        if let Some(id) = id {
+            self.pool.known.remember(name, id, generation);
+        }
+        Ok(id)
     }
 
     /// Whether a statement reads or writes, without running it.
@@ -130,20 +151,31 @@ impl Readers {
     /// # Errors
     /// Why it could be neither: it is in error or not allowed, or the database does not exist.
     pub fn classify(&self, db: &DatabaseName, sql: &str) -> Result<Kind, Rejection> {
-        self.with(db, deadline(), |pooled| {
-            let reads = |statement: &rusqlite::Statement<'_>| statement.readonly() || statement.is_explain() != 0;
-            match pooled.prepare(sql, mode(sql), reads)? {
-                Ok(true) => return Ok(Kind::Read),
-                Ok(false) => return Ok(Kind::Write),
-                Err(rejection) if rejection.code != Code::StatementDenied => return Err(rejection.into()),
-                Err(_) => {}
-            }
-            // What a read may not do, a write perhaps may; if not, its refusal says why.
-            match pooled.prepare(sql, Mode::Write, |_| ())? {
-                Ok(()) => Ok(Kind::Write),
-                Err(rejection) => Err(rejection.into()),
-            }
-        })
+        let id = self.resolve(db)?.ok_or_else(|| not_found(db))?;
+        if let Some(habit) = self.pool.known.habit(id, sql) {
+            return Ok(habit.kind);
+        }
+        let kind = self.with_id(id, deadline(), |pooled| classify(pooled, sql))?;
+        self.pool.known.set_habit(id, sql, Habit::new(kind));
+        Ok(kind)
+    }
+
+    /// The same, if it can be told on the spot: where a connection would have to be opened or waited for it cannot.
+    #[must_use]
+    pub fn classify_now(&self, db: &DatabaseName, sql: &str) -> Option<Result<Kind, Rejection>> {
+        let id = self.id_now(db)?;
+        if let Some(habit) = self.pool.known.habit(id, sql) {
+            return Some(Ok(habit.kind));
+        }
+        let classified = self.with_idle(id, |pooled| classify(pooled, sql))?;
+        if let Ok(kind) = classified {
+            self.pool.known.set_habit(id, sql, Habit::new(kind));
+        }
+        Some(classified)
+    }
+
+    fn id_now(&self, db: &DatabaseName) -> Option<DatabaseId> {
+        if db.is_catalogue() { Some(DatabaseId::catalogue()) } else { self.pool.known.id_of(db).ok() }
     }
 
     /// Runs one read and hands its rows out as they come. The answer is a slot: all effects on this database up to
@@ -163,12 +195,33 @@ impl Readers {
         let applied = self.applied();
         self.with(db, deadline, |pooled| {
             pooled.until(deadline)?;
-            pooled.snapshot(|pooled| {
-                let slot = state(pooled)?.0;
-                run(pooled, statement, result_bytes_max, sink)?;
-                Ok(slot.max(applied))
-            })
+            query(pooled, statement, applied, result_bytes_max, sink)
         })
+    }
+
+    /// The same on the spot, if it is quick: it does not wait for anything but the disk, and gives up soon. Then the sink
+    /// may have rows already, which are to be thrown away.
+    #[must_use]
+    pub fn query_now(
+        &self,
+        db: &DatabaseName,
+        statement: &Statement,
+        sink: &mut dyn RowSink,
+    ) -> Option<Result<Slot, Rejection>> {
+        let id = self.id_now(db)?;
+        if self.pool.known.is_slow(id, &statement.sql) {
+            return None;
+        }
+        let applied = self.applied();
+        let answer = self.with_idle(id, |pooled| {
+            pooled.for_steps(QUICK_STEPS)?;
+            query(pooled, statement, applied, Some(QUICK_BYTES), sink)
+        })?;
+        if let Err(Rejection { code: Code::RequestTimeout | Code::TooLarge, .. }) = answer {
+            self.pool.known.set_habit(id, &statement.sql, Habit::slow());
+            return None;
+        }
+        Some(answer)
     }
 
     /// All databases, in order of their names.
@@ -356,20 +409,63 @@ impl Readers {
         deadline: Instant,
         read: impl FnOnce(&mut Pooled) -> Result<T, Refusal>,
     ) -> Result<T, Rejection> {
-        let mut lease = self.pool.take(id, deadline)?;
-        match read(lease.pooled()) {
-            Ok(value) => {
-                lease.give_back();
-                Ok(value)
-            }
-            Err(Refusal::Rejected(rejection)) => {
-                lease.give_back();
-                Err(rejection)
-            }
-            // The connection goes with its trouble.
-            Err(Refusal::Failed(error)) => Err(pool::failed(&error)),
-        }
+        on_lease(self.pool.take(id, deadline)?, read)
     }
+
+    /// The same, if a connection is open and idle.
+    fn with_idle<T>(
+        &self,
+        id: DatabaseId,
+        read: impl FnOnce(&mut Pooled) -> Result<T, Refusal>,
+    ) -> Option<Result<T, Rejection>> {
+        self.pool.take_idle(id).map(|lease| on_lease(lease, read))
+    }
+}
+
+fn on_lease<T>(mut lease: Lease<'_>, read: impl FnOnce(&mut Pooled) -> Result<T, Refusal>) -> Result<T, Rejection> {
+    match read(lease.pooled()) {
+        Ok(value) => {
+            lease.give_back();
+            Ok(value)
+        }
+        Err(Refusal::Rejected(rejection)) => {
+            lease.give_back();
+            Err(rejection)
+        }
+        // The connection goes with its trouble.
+        Err(Refusal::Failed(error)) => Err(pool::failed(&error)),
+    }
+}
+
+/// What a statement does.
+fn classify(pooled: &mut Pooled, sql: &str) -> Result<Kind, Refusal> {
+    let reads = |statement: &rusqlite::Statement<'_>| statement.readonly() || statement.is_explain() != 0;
+    match pooled.prepare(sql, mode(sql), reads)? {
+        Ok(true) => return Ok(Kind::Read),
+        Ok(false) => return Ok(Kind::Write),
+        Err(rejection) if rejection.code != Code::StatementDenied => return Err(rejection.into()),
+        Err(_) => {}
+    }
+    // What a read may not do, a write perhaps may; if not, its refusal says why.
+    match pooled.prepare(sql, Mode::Write, |_| ())? {
+        Ok(()) => Ok(Kind::Write),
+        Err(rejection) => Err(rejection.into()),
+    }
+}
+
+/// Runs a read in a snapshot.
+fn query(
+    pooled: &mut Pooled,
+    statement: &Statement,
+    applied: Slot,
+    result_bytes_max: Option<u64>,
+    sink: &mut dyn RowSink,
+) -> Result<Slot, Refusal> {
+    pooled.snapshot(|pooled| {
+        let slot = state(pooled)?.0;
+        run(pooled, statement, result_bytes_max, sink)?;
+        Ok(slot.max(applied))
+    })
 }
 
 fn deadline() -> Instant {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use d3b::{Code, DatabaseId, Rejection, Slot};
 use rusqlite::{CachedStatement, Connection, ErrorCode};
 
+use super::known::Known;
 use crate::apply::Refusal;
 use crate::database::{self, OWN};
 use crate::databases;
@@ -20,6 +21,9 @@ const CONNECTIONS_MAX: usize = 128;
 
 /// How long an idle connection stays open.
 const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// How often it is looked for such.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many prepared statements a connection keeps.
 const STATEMENTS_MAX: usize = 64;
@@ -77,6 +81,17 @@ impl Pooled {
         self.connection.progress_handler(STEPS_PER_CALL, Some(move || Instant::now() >= deadline))
     }
 
+    /// Interrupts what runs after about so many thousands of steps.
+    pub fn for_steps(&mut self, thousands: u32) -> rusqlite::Result<()> {
+        // A statement that is kept counts its steps over all its runs, so that the first call may come at any time.
+        let mut calls = 0;
+        let exhausted = move || {
+            calls += 1;
+            calls > thousands
+        };
+        self.connection.progress_handler(1_000, Some(exhausted))
+    }
+
     /// Reads several things as of one moment.
     pub fn snapshot<T>(&mut self, read: impl FnOnce(&mut Pooled) -> Result<T, Refusal>) -> Result<T, Refusal> {
         self.own("/*d3b*/BEGIN")?.execute([])?;
@@ -93,7 +108,6 @@ struct Idle {
     pooled: Pooled,
 }
 
-#[derive(Default)]
 struct State {
     /// Connections that nobody uses, the longest idle first.
     idle: HashMap<DatabaseId, Vec<Idle>>,
@@ -101,12 +115,16 @@ struct State {
     open: usize,
     /// Databases that are not served, and why.
     fenced: BTreeMap<DatabaseId, String>,
+    /// When idle connections were last looked through.
+    looked_at: Instant,
 }
 
 /// All connections of a replica's reads.
 pub(super) struct Pool {
     directory: PathBuf,
     applied: AtomicU64,
+    /// What need not be found out again.
+    pub(super) known: Known,
     state: Mutex<State>,
     /// Told whenever a connection is given back or closed.
     freed: Condvar,
@@ -117,7 +135,13 @@ impl Pool {
         Pool {
             directory: directory.to_owned(),
             applied: AtomicU64::new(0),
-            state: Mutex::new(State::default()),
+            known: Known::default(),
+            state: Mutex::new(State {
+                idle: HashMap::new(),
+                open: 0,
+                fenced: BTreeMap::new(),
+                looked_at: Instant::now(),
+            }),
             freed: Condvar::new(),
         }
     }
@@ -138,6 +162,7 @@ impl Pool {
         let mut state = self.lock();
         state.fenced.insert(id, problem.to_owned());
         state.close_idle_of(id);
+        self.known.forget_habits(id);
         self.freed.notify_all();
     }
 
@@ -149,6 +174,7 @@ impl Pool {
         let mut state = self.lock();
         state.fenced.remove(&id);
         state.close_idle_of(id);
+        self.known.forget_habits(id);
         self.freed.notify_all();
     }
 
@@ -164,7 +190,7 @@ impl Pool {
                 return Err(databases::fenced_rejection(problem));
             }
             if let Some(idle) = state.idle.get_mut(&id).and_then(Vec::pop) {
-                return Ok(Lease { pool: self, pooled: Some(idle.pooled) });
+                return Ok(Lease { pool: self, pooled: Some(idle.pooled), kept: false });
             }
             if state.open < CONNECTIONS_MAX || state.close_idlest() {
                 break;
@@ -176,7 +202,7 @@ impl Pool {
         }
         state.open += 1;
         drop(state);
-        let mut lease = Lease { pool: self, pooled: None };
+        let mut lease = Lease { pool: self, pooled: None, kept: false };
         let path = database::path(&self.directory, id);
         if !path.exists() {
             // The engine has removed it since its name was looked up.
@@ -184,6 +210,18 @@ impl Pool {
         }
         lease.pooled = Some(Pooled::open(&path, id).map_err(|error| failed(&error))?);
         Ok(lease)
+    }
+}
+
+impl Pool {
+    /// A connection that is open and idle, if there is one to a database that is served.
+    pub fn take_idle(&self, id: DatabaseId) -> Option<Lease<'_>> {
+        let mut state = self.lock();
+        if state.fenced.contains_key(&id) {
+            return None;
+        }
+        let idle = state.idle.get_mut(&id).and_then(Vec::pop)?;
+        Some(Lease { pool: self, pooled: Some(idle.pooled), kept: false })
     }
 }
 
@@ -221,6 +259,8 @@ pub(super) struct Lease<'p> {
     pool: &'p Pool,
     /// `None` until it is open, and after it was given back.
     pooled: Option<Pooled>,
+    /// Whether it was given back.
+    kept: bool,
 }
 
 impl Lease<'_> {
@@ -231,21 +271,29 @@ impl Lease<'_> {
 
     /// Keeps the connection for the next read.
     pub fn give_back(mut self) {
+        let Some(pooled) = self.pooled.take() else { return };
         let now = Instant::now();
         let mut state = self.pool.lock();
-        state.close_stale(now);
-        if let Some(pooled) = self.pooled.take()
-            && !state.fenced.contains_key(&pooled.id)
-        {
-            state.idle.entry(pooled.id).or_default().push(Idle { since: now, pooled });
-            // It counts as open still: `drop` has nothing to take off.
-            state.open += 1;
+        if now.duration_since(state.looked_at) >= LOOK_INTERVAL {
+            state.looked_at = now;
+            state.close_stale(now);
         }
+        if state.fenced.contains_key(&pooled.id) {
+            state.open -= 1;
+        } else {
+            state.idle.entry(pooled.id).or_default().push(Idle { since: now, pooled });
+        }
+        self.kept = true;
+        drop(state);
+        self.pool.freed.notify_one();
     }
 }
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         // The connection is closed before its place is given to another one.
         drop(self.pooled.take());
         self.pool.lock().open -= 1;

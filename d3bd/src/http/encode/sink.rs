@@ -40,6 +40,7 @@ impl Overflow {
 /// Gathers a whole result in memory.
 #[derive(Debug)]
 pub(crate) struct BufferSink {
+    form: Form,
     encoder: Encoder,
     out: Vec<u8>,
     bytes_max: usize,
@@ -50,7 +51,8 @@ pub(crate) struct BufferSink {
 impl BufferSink {
     /// A sink that gives up past `bytes_max` encoded bytes, or when there is no memory for them.
     pub(crate) fn new(form: Form, bytes_max: usize, memory: Memory) -> BufferSink {
-        BufferSink { encoder: Encoder::new(form), out: Vec::new(), bytes_max, memory, overflow: Overflow::default() }
+        let (encoder, out, overflow) = (Encoder::new(form), Vec::new(), Overflow::default());
+        BufferSink { form, encoder, out, bytes_max, memory, overflow }
     }
 
     /// To ask, after a failure, whether the bound was the cause.
@@ -81,6 +83,12 @@ impl RowSink for BufferSink {
             self.overflow.overloaded.store(true, Ordering::Release);
             SinkClosed
         })
+    }
+
+    fn restart(&mut self) -> bool {
+        self.encoder = Encoder::new(self.form);
+        self.out.clear();
+        true
     }
 }
 
