@@ -15,6 +15,7 @@ use d3b_paxos::types::{Configuration, Payload, Record};
 use crate::driver::Event;
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher};
+use crate::rate::Rate;
 use crate::run::Stop;
 use crate::snapshot::{self, Manifest, Offer, Reservation, Staging};
 
@@ -52,6 +53,8 @@ pub(crate) struct Taker {
     /// The newest configuration that is known to have been adopted; `None` before the cluster is formed.
     pub(crate) configuration: Option<Configuration>,
     pub(crate) busy: Arc<AtomicBool>,
+    /// How fast it may go.
+    pub(crate) rate: Arc<Rate>,
 }
 
 impl Taker {
@@ -106,10 +109,10 @@ impl Taker {
             return Ok(());
         };
         let (blobs, offer, events) = (self.blobs.clone(), self.offer.clone(), self.events.clone());
-        let (stop, busy) = (Arc::clone(&self.stop), Arc::clone(&self.busy));
+        let (stop, busy, rate) = (Arc::clone(&self.stop), Arc::clone(&self.busy), Arc::clone(&self.rate));
         let work = move || {
             let began = Instant::now();
-            let result = take(&source, record, configuration, &blobs, &offer, &stop);
+            let result = take(&source, record, configuration, &blobs, &offer, &Speed { rate: &rate, stop: &stop });
             drop((source, reservation));
             busy.store(false, Ordering::Release);
             match &result {
@@ -131,21 +134,42 @@ impl Taker {
     }
 }
 
+/// How fast a snapshot is taken.
+struct Speed<'a> {
+    rate: &'a Rate,
+    stop: &'a Stop,
+}
+
+impl Speed<'_> {
+    /// Rests after so many bytes, which took so long.
+    fn pause(&self, bytes: u64, took: Duration) -> io::Result<()> {
+        let mut left = self.rate.wait(bytes, Instant::now()).max(took.min(PAUSE_MAX));
+        loop {
+            if self.stop.asked() {
+                return Err(io::Error::other("the process stops"));
+            }
+            if left.is_zero() {
+                return Ok(());
+            }
+            let step = left.min(PAUSE_MAX);
+            std::thread::sleep(step);
+            left -= step;
+        }
+    }
+}
+
 fn take(
     source: &d3b_engine::SnapshotSource,
     record: Record,
     configuration: Configuration,
     blobs: &BlobStore,
     offer: &Offer,
-    stop: &Stop,
+    speed: &Speed<'_>,
 ) -> Result<(Slot, BlobReference), String> {
     let earlier = offer.current().map(|(_, manifest)| manifest);
     let mut since = Instant::now();
-    let mut pace = |_: u64| {
-        if stop.asked() {
-            return Err(io::Error::other("the process stops"));
-        }
-        std::thread::sleep(since.elapsed().min(PAUSE_MAX));
+    let mut pace = |bytes: u64| {
+        speed.pause(bytes, since.elapsed())?;
         since = Instant::now();
         Ok(())
     };

@@ -14,7 +14,8 @@ mod parse;
 
 pub(crate) use parse::is_address;
 use parse::{
-    check_filter, list, parse_address, parse_duration, parse_grace, parse_rate, parse_replicas, parse_size, read_key,
+    check_filter, list, parse_address, parse_duration, parse_grace, parse_rate, parse_replicas, parse_size,
+    parse_snapshot_rate, read_key,
 };
 
 /// Settings that can stand on the command line; the same keys, spelled for each place, make up all other sources.
@@ -77,6 +78,9 @@ pub struct Flags {
     /// How long the replicated log is kept at most
     #[arg(long, value_name = "DURATION")]
     pub log_retain_age: Option<String>,
+    /// How much is read and sent each second at most for replicas that need a snapshot; 0 sets no bound
+    #[arg(long, value_name = "SIZE")]
+    pub snapshot_bytes_per_second: Option<String>,
     /// Allow plain, unauthenticated listening beyond this machine
     #[arg(long)]
     pub insecure: bool,
@@ -221,6 +225,8 @@ settings! {
     "log.retain_bytes", "--log-retain-bytes", "256MiB",
         "How much of the replicated log is kept at most; a replica that needs more of it gets a snapshot.";
     "log.retain_age", "--log-retain-age", "168h", "How long the replicated log is kept at most.";
+    "snapshot.bytes_per_second", "--snapshot-bytes-per-second", "64MiB",
+        "How much is read and sent each second at most for replicas that need a snapshot; 0 sets no bound.";
     "security.insecure", "--insecure", "false", "Allow plain, unauthenticated listening beyond this machine.";
 }
 
@@ -265,6 +271,8 @@ pub struct Settings {
     pub log_retain_bytes: u64,
     /// How old what it keeps is at most, roughly.
     pub log_retain_age: Duration,
+    /// How much is done each second for the sake of snapshots; 0 sets no bound.
+    pub snapshot_bytes_per_second: u64,
 }
 
 /// The variables that are ours, among all of them. What others are made of is none of our business, be it text or not.
@@ -370,6 +378,7 @@ impl Merged {
             log_level: self.parse("log.level", check_filter)?,
             log_retain_bytes: self.parse("log.retain_bytes", parse_size)?,
             log_retain_age: self.parse("log.retain_age", parse_duration)?,
+            snapshot_bytes_per_second: self.parse("snapshot.bytes_per_second", parse_snapshot_rate)?,
         };
         check(&settings, self.parse("security.insecure", str::parse::<bool>)?)?;
         Ok(settings)
@@ -425,6 +434,7 @@ fn flag_values(flags: &Flags) -> Vec<(&'static str, String)> {
         ("log.level", &flags.log_level),
         ("log.retain_bytes", &flags.log_retain_bytes),
         ("log.retain_age", &flags.log_retain_age),
+        ("snapshot.bytes_per_second", &flags.snapshot_bytes_per_second),
     ];
     let mut values: Vec<_> = given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
     if flags.insecure {
@@ -453,6 +463,7 @@ struct File {
     blobs: BlobsSection,
     repair: RepairSection,
     log: LogSection,
+    snapshot: SnapshotSection,
     security: SecuritySection,
 }
 
@@ -516,6 +527,12 @@ struct LogSection {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct SnapshotSection {
+    bytes_per_second: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct SecuritySection {
     insecure: Option<bool>,
 }
@@ -543,6 +560,7 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
         ("log.level", file.log.level),
         ("log.retain_bytes", file.log.retain_bytes),
         ("log.retain_age", file.log.retain_age),
+        ("snapshot.bytes_per_second", file.snapshot.bytes_per_second),
         ("security.insecure", file.security.insecure.map(|insecure| insecure.to_string())),
     ];
     Ok(found.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
@@ -651,6 +669,8 @@ mod tests {
         check_error(merge(flags("1", "1=127.0.0.1"), &[]), "must be HOST:PORT");
         check_error(merge(Flags::default(), &[("D3BD_PAXOS_HEARTBEAT", "fast")]), "must be a duration");
         check_error(merge(Flags::default(), &[("D3BD_LIMITS_UPLOAD_MAX", "many")]), "must be a number of bytes");
+        let slow = [("D3BD_SNAPSHOT_BYTES_PER_SECOND", "64KiB")];
+        check_error(merge(Flags::default(), &slow), "at least 1MiB");
     }
 
     #[test]
@@ -687,7 +707,7 @@ mod tests {
                     [peer]\nlisten='127.0.0.1:2'\nreplicas=['1=127.0.0.1:2']\njoin='u'\nkey_file='k'\n\
                     [paxos]\nheartbeat='1ms'\nelection_timeout='9ms'\n[limits]\nupload_max='1'\n\
                      [blobs]\ngrace='1s'\n[repair]\nauto=false\nscrub_bytes_per_second='0'\n\
-                     [log]\nlevel='info'\nretain_bytes='1'\nretain_age='1h'\n[security]\ninsecure=true";
+                     [log]\nlevel='info'\nretain_bytes='1'\nretain_age='1h'\n[snapshot]\nbytes_per_second='0'\n[security]\ninsecure=true";
         let (directory, _) = file(text);
         let keys: Vec<_> =
             read_file(&directory.path().join("d3b.toml")).unwrap().into_iter().map(|(key, _)| key).collect();

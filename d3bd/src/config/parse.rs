@@ -11,6 +11,9 @@ const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// The shortest grace period: a file must outlive the way from its acknowledgement into the log.
 const GRACE_MIN: Duration = Duration::from_secs(1);
 
+/// Less than that a second, and nine replicas that share it would seem silent to each other.
+const SNAPSHOT_RATE_MIN: u64 = 1 << 20;
+
 pub(super) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
@@ -96,6 +99,14 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 /// A size for each second, or none at all.
 pub(super) fn parse_rate(text: &str) -> Result<u64, String> {
     if text == "0" { Ok(0) } else { parse_size(text) }
+}
+
+/// The same for snapshots: who fetches one gives up on a peer that is too slow.
+pub(super) fn parse_snapshot_rate(text: &str) -> Result<u64, String> {
+    match parse_rate(text)? {
+        rate if rate > 0 && rate < SNAPSHOT_RATE_MIN => Err("must be 0, or at least 1MiB".to_owned()),
+        rate => Ok(rate),
+    }
 }
 
 pub(super) fn check_filter(text: &str) -> Result<String, String> {
