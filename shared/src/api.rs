@@ -2,6 +2,8 @@
 //!
 //! Rows are not here: they are written straight from SQLite's values by [`crate::json`].
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/db`.
@@ -223,6 +225,30 @@ pub struct CatchingUp {
     pub of: u64,
 }
 
+/// The rest of a sentence that begins with who catches up.
+impl fmt::Display for CatchingUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CatchingUp { from, bytes, of } = self;
+        match of {
+            0 => write!(f, "waits for a snapshot from replica {from}"),
+            _ => write!(f, "fetches a snapshot: {} of {} from replica {from}", Size(*bytes), Size(*of)),
+        }
+    }
+}
+
+/// A number of bytes as people read it.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+        match units.into_iter().find(|(bits, _)| self.0 >> bits > 0) {
+            Some((bits, unit)) => write!(f, "{:.1} {unit}", self.0 as f64 / (1_u64 << bits) as f64),
+            None => write!(f, "{} B", self.0),
+        }
+    }
+}
+
 /// `POST /v1/cluster/replicas`: a replica that was started on a fresh disk, and what it tells of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -306,4 +332,23 @@ pub struct Restore {
     pub databases: u64,
     /// How many media files there are.
     pub media: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(bytes: u64, of: u64, expected: &str) {
+        assert_eq!(CatchingUp { from: 1, bytes, of }.to_string(), expected);
+    }
+
+    #[test]
+    fn progress_is_told_in_units_that_people_read() {
+        check(0, 0, "waits for a snapshot from replica 1");
+        check(0, 1_023, "fetches a snapshot: 0 B of 1023 B from replica 1");
+        check(1 << 10, (1 << 30) - 1, "fetches a snapshot: 1.0 KiB of 1024.0 MiB from replica 1");
+        check(412 << 20, 3 << 29, "fetches a snapshot: 412.0 MiB of 1.5 GiB from replica 1");
+        check(1 << 40, u64::MAX, "fetches a snapshot: 1.0 TiB of 16777216.0 TiB from replica 1");
+    }
 }
