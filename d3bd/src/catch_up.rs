@@ -22,9 +22,20 @@ use crate::snapshot::{self, Manifest, Offer, Reservation, Staging};
 /// After each piece that was copied, as much time passes as it took, but no more than this: clients come first.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// Somebody wants to copy everything.
+/// Somebody wants something of the thread that applies: to copy everything, or to have it on the disk.
 #[derive(Debug)]
 pub(crate) enum Order {
+    /// Everything that is applied is to be durable in the databases; the last such slot is told.
+    Checkpoint(tokio::sync::oneshot::Sender<Slot>),
+    /// The same, and the log is to begin at this slot, or as near below it as is safe; where it will begin is told.
+    Cut { upto: Slot, reply: tokio::sync::oneshot::Sender<Slot> },
+    /// Somebody wants a copy of everything.
+    Copy(Copy),
+}
+
+/// Who wants to copy everything.
+#[derive(Debug)]
+pub(crate) enum Copy {
     /// A peer wants a snapshot.
     Snapshot {
         to: ReplicaId,
@@ -75,10 +86,10 @@ impl Taker {
     ///
     /// # Errors
     /// The replica must stop.
-    pub(crate) fn take(&mut self, order: Order, engine: &mut Engine) -> Result<(), d3b_engine::Fatal> {
-        let (to, configuration) = match order {
-            Order::Snapshot { to, configuration } => (to, configuration),
-            Order::Backup(reply) => {
+    pub(crate) fn take(&mut self, copy: Copy, engine: &mut Engine) -> Result<(), d3b_engine::Fatal> {
+        let (to, configuration) = match copy {
+            Copy::Snapshot { to, configuration } => (to, configuration),
+            Copy::Backup(reply) => {
                 // The files of the log's beginning are needed too, for who wants to go back to a slot in between.
                 let reservation = self.offer.reserve(self.log.base());
                 let source = engine.begin_snapshot()?;

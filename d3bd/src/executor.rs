@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use d3b::{BlobReference, ClusterId, ReplicaId, Slot};
 use tokio::sync::watch;
 
-use crate::catch_up::{Fetching, Order};
+use crate::catch_up::{Copy, Fetching, Order};
 use crate::driver::{Effect, Event};
 use crate::handle::Waiting;
 use crate::log::Log;
@@ -73,7 +73,7 @@ impl Executor {
                 Err(error) => self.stop.fatal(format!("the configuration cannot be written: {error}")),
             },
             Effect::TakeSnapshot { to, configuration } => {
-                if self.orders.try_send(Order::Snapshot { to, configuration }).is_err() {
+                if self.orders.try_send(Order::Copy(Copy::Snapshot { to, configuration })).is_err() {
                     let result = Err("too many ask for snapshots".to_owned());
                     return Some(Event::SnapshotTaken { to, result });
                 }

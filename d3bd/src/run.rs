@@ -414,6 +414,7 @@ impl Assembly<'_> {
             execution: d3b_engine::EXECUTION,
             orders: orders.clone(),
             backups: crate::handle::Places::default(),
+            verifying: Arc::new(tokio::sync::Semaphore::new(1)),
         });
         let executor = Executor {
             data_dir: settings.data_dir.clone(),

@@ -306,6 +306,74 @@ pub struct Rebuild {
     pub begun: bool,
 }
 
+/// `POST /v1/admin/snapshot`: what is applied is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshotted {
+    /// The replica that answers.
+    pub replica: u32,
+    /// The last slot whose effects are durable in all databases there.
+    pub slot: u64,
+}
+
+/// `POST /v1/admin/compact`: the log was cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compacted {
+    /// The replica that answers.
+    pub replica: u32,
+    /// The first slot that its log still holds.
+    pub base: u64,
+}
+
+/// `POST /v1/admin/verify`: what a replica holds, beside what the others say that they hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The replica that answers.
+    pub replica: u32,
+    /// As in [`ClusterInfo::state`].
+    pub state: String,
+    /// The last slot that it has applied.
+    pub applied: u64,
+    /// How many databases it has, the catalogue among them.
+    pub databases: u64,
+    /// What was found to be equal.
+    pub compared: Vec<Compared>,
+    /// What was found to differ; empty when all is well.
+    pub divergent: Vec<Divergence>,
+    /// What came of reading the log, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogVerified>,
+}
+
+/// What a replica has found to be equal to another one's since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The other replica.
+    pub replica: u32,
+    /// Of at least so many databases both had the same sum after the same slot.
+    pub databases: u64,
+}
+
+/// A log that was read from end to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogVerified {
+    /// The first slot that it holds.
+    pub base: u64,
+    /// The last one.
+    pub last: u64,
+    /// The first record that is missing or is not what was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<LogDamage>,
+}
+
+/// A record that is missing or is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogDamage {
+    /// Its slot.
+    pub slot: u64,
+    /// How it shows.
+    pub problem: String,
+}
+
 /// `GET /version`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {
