@@ -338,6 +338,8 @@ pub enum Log {
     Tail(LogTail),
     /// How far the log reaches
     Status,
+    /// Read every replica's log from end to end, and compare them
+    Verify,
 }
 
 /// Which entries.

@@ -102,6 +102,9 @@ pub enum CliError {
     /// Endpoints that do not serve.
     #[error("{0}")]
     Unhealthy(Health),
+    /// Logs that do not hold what they should.
+    #[error("the logs of {0} replicas are damaged, or not what the others hold")]
+    LogsDamaged(usize),
     /// The user was asked, and said no.
     #[error("nothing was deleted")]
     Declined,
@@ -219,7 +222,7 @@ impl CliError {
             CliError::Archive(ArchiveError::Cut(_) | ArchiveError::Damaged(_)) => EXIT_INTEGRITY,
             CliError::Archive(_) => EXIT_REJECTED,
             CliError::NoSuchTable { .. } => EXIT_NOT_FOUND,
-            CliError::Damaged(_) => EXIT_INTEGRITY,
+            CliError::Damaged(_) | CliError::LogsDamaged(_) => EXIT_INTEGRITY,
             CliError::SomeFiles { code, .. } => *code,
             CliError::NotYet(_) => EXIT_TIMEOUT,
             CliError::Unhealthy(Health::Unreachable) => EXIT_UNREACHABLE,
@@ -254,6 +257,7 @@ impl CliError {
             CliError::ClusterNotEmpty(_) => "nothing was changed; restore into a new cluster",
             CliError::SomeFiles { .. } => "the others are there; with --continue they are not fetched again",
             CliError::NotYet(_) => "--timeout gives it longer",
+            CliError::LogsDamaged(_) => "d3b-recovery(7) tells what to do about a damaged log",
             CliError::Unhealthy(Health::Unreachable) => {
                 "is d3bd running there? -e or D3B_ENDPOINTS names other endpoints"
             }

@@ -221,7 +221,7 @@ impl Applier {
             self.engine.set_damaged(database, problem).map_err(|fatal| describe(&fatal))?;
         }
         while let Ok(order) = self.orders.try_recv() {
-            self.taker.take(order, &mut self.engine).map_err(|fatal| describe(&fatal))?;
+            self.carry_out(order, upkeep)?;
         }
         self.look_for_files()?;
         let dirty = self.engine.applied() > upkeep.durable;
@@ -238,6 +238,23 @@ impl Applier {
         let settled = self.status.borrow().is_settled(self.clock.now().ticks);
         if due && settled && Instant::now() >= upkeep.sweep_after {
             self.sweep(upkeep)?;
+        }
+        Ok(())
+    }
+
+    /// Whoever waits for an answer may have gone.
+    fn carry_out(&mut self, order: Order, upkeep: &mut Upkeep) -> Result<(), String> {
+        match order {
+            Order::Copy(copy) => self.taker.take(copy, &mut self.engine).map_err(|fatal| describe(&fatal))?,
+            Order::Checkpoint(reply) => {
+                self.checkpoint(upkeep)?;
+                let _ = reply.send(upkeep.durable);
+            }
+            Order::Cut { upto, reply } => {
+                self.checkpoint(upkeep)?;
+                self.cut_at(upto, upkeep);
+                let _ = reply.send(upkeep.base);
+            }
         }
         Ok(())
     }
@@ -283,10 +300,17 @@ impl Applier {
     fn cut(&self, upkeep: &mut Upkeep) {
         let age_ms = u64::try_from(self.retain.age.as_millis()).unwrap_or(u64::MAX);
         let oldest_ms = self.clock.now().clock_ms.saturating_sub(age_ms);
+        if let Some(due) = self.log.cut_due(self.retain.bytes, oldest_ms) {
+            self.cut_at(due, upkeep);
+        }
+    }
+
+    /// Asks for a cut of the log at a slot, or as near below it as everything is durable and nobody needs the log.
+    fn cut_at(&self, upto: Slot, upkeep: &mut Upkeep) {
         // The record at the mark stays: the log that follows on a snapshot begins with it.
         let bound = self.offer.slot().map_or(upkeep.durable, |offered| offered.min(upkeep.durable));
-        let due = self.log.cut_due(self.retain.bytes, oldest_ms).map(|due| due.min(bound));
-        if let Some(base) = due.filter(|base| *base > upkeep.base) {
+        let base = upto.min(bound);
+        if base > upkeep.base {
             upkeep.base = base;
             // The driver only goes away when the process ends.
             self.events.send(Event::CutDue(base));

@@ -15,15 +15,27 @@ use crate::driver::Event;
 use crate::driving::Events;
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher};
+use crate::rate::Rate;
 use crate::run::Stop;
 use crate::snapshot::{self, Manifest, Offer, Reservation, Staging};
 
 /// After each piece that was copied, as much time passes as it took, but no more than this: clients come first.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// Somebody wants to copy everything.
+/// Somebody wants something of the thread that applies: to copy everything, or to have it on the disk.
 #[derive(Debug)]
 pub(crate) enum Order {
+    /// Everything that is applied is to be durable in the databases; the last such slot is told.
+    Checkpoint(tokio::sync::oneshot::Sender<Slot>),
+    /// The same, and the log is to begin at this slot, or as near below it as is safe; where it will begin is told.
+    Cut { upto: Slot, reply: tokio::sync::oneshot::Sender<Slot> },
+    /// Somebody wants a copy of everything.
+    Copy(Copy),
+}
+
+/// Who wants to copy everything.
+#[derive(Debug)]
+pub(crate) enum Copy {
     /// A peer wants a snapshot.
     Snapshot {
         to: ReplicaId,
@@ -52,6 +64,8 @@ pub(crate) struct Taker {
     /// The newest configuration that is known to have been adopted; `None` before the cluster is formed.
     pub(crate) configuration: Option<Configuration>,
     pub(crate) busy: Arc<AtomicBool>,
+    /// How fast it may go.
+    pub(crate) rate: Arc<Rate>,
 }
 
 impl Taker {
@@ -72,10 +86,10 @@ impl Taker {
     ///
     /// # Errors
     /// The replica must stop.
-    pub(crate) fn take(&mut self, order: Order, engine: &mut Engine) -> Result<(), d3b_engine::Fatal> {
-        let (to, configuration) = match order {
-            Order::Snapshot { to, configuration } => (to, configuration),
-            Order::Backup(reply) => {
+    pub(crate) fn take(&mut self, copy: Copy, engine: &mut Engine) -> Result<(), d3b_engine::Fatal> {
+        let (to, configuration) = match copy {
+            Copy::Snapshot { to, configuration } => (to, configuration),
+            Copy::Backup(reply) => {
                 // The files of the log's beginning are needed too, for who wants to go back to a slot in between.
                 let reservation = self.offer.reserve(self.log.base());
                 let source = engine.begin_snapshot()?;
@@ -106,10 +120,10 @@ impl Taker {
             return Ok(());
         };
         let (blobs, offer, events) = (self.blobs.clone(), self.offer.clone(), self.events.clone());
-        let (stop, busy) = (Arc::clone(&self.stop), Arc::clone(&self.busy));
+        let (stop, busy, rate) = (Arc::clone(&self.stop), Arc::clone(&self.busy), Arc::clone(&self.rate));
         let work = move || {
             let began = Instant::now();
-            let result = take(&source, record, configuration, &blobs, &offer, &stop);
+            let result = take(&source, record, configuration, &blobs, &offer, &Speed { rate: &rate, stop: &stop });
             drop((source, reservation));
             busy.store(false, Ordering::Release);
             match &result {
@@ -131,21 +145,42 @@ impl Taker {
     }
 }
 
+/// How fast a snapshot is taken.
+struct Speed<'a> {
+    rate: &'a Rate,
+    stop: &'a Stop,
+}
+
+impl Speed<'_> {
+    /// Rests after so many bytes, which took so long.
+    fn pause(&self, bytes: u64, took: Duration) -> io::Result<()> {
+        let mut left = self.rate.wait(bytes, Instant::now()).max(took.min(PAUSE_MAX));
+        loop {
+            if self.stop.asked() {
+                return Err(io::Error::other("the process stops"));
+            }
+            if left.is_zero() {
+                return Ok(());
+            }
+            let step = left.min(PAUSE_MAX);
+            std::thread::sleep(step);
+            left -= step;
+        }
+    }
+}
+
 fn take(
     source: &d3b_engine::SnapshotSource,
     record: Record,
     configuration: Configuration,
     blobs: &BlobStore,
     offer: &Offer,
-    stop: &Stop,
+    speed: &Speed<'_>,
 ) -> Result<(Slot, BlobReference), String> {
     let earlier = offer.current().map(|(_, manifest)| manifest);
     let mut since = Instant::now();
-    let mut pace = |_: u64| {
-        if stop.asked() {
-            return Err(io::Error::other("the process stops"));
-        }
-        std::thread::sleep(since.elapsed().min(PAUSE_MAX));
+    let mut pace = |bytes: u64| {
+        speed.pause(bytes, since.elapsed())?;
         since = Instant::now();
         Ok(())
     };

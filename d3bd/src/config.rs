@@ -10,6 +10,14 @@ use std::time::Duration;
 use d3b::ReplicaId;
 use serde::Deserialize;
 
+mod parse;
+
+pub(crate) use parse::is_address;
+use parse::{
+    check_filter, list, parse_address, parse_duration, parse_grace, parse_rate, parse_replicas, parse_size,
+    parse_snapshot_rate, read_key,
+};
+
 /// Settings that can stand on the command line; the same keys, spelled for each place, make up all other sources.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Flags {
@@ -70,6 +78,9 @@ pub struct Flags {
     /// How long the replicated log is kept at most
     #[arg(long, value_name = "DURATION")]
     pub log_retain_age: Option<String>,
+    /// How much is read and sent each second at most for replicas that need a snapshot; 0 sets no bound
+    #[arg(long, value_name = "SIZE")]
+    pub snapshot_bytes_per_second: Option<String>,
     /// Allow plain, unauthenticated listening beyond this machine
     #[arg(long)]
     pub insecure: bool,
@@ -77,10 +88,6 @@ pub struct Flags {
 
 /// What the names of our environment variables begin with.
 pub(crate) const VARIABLE: &str = "D3BD_";
-/// The longest duration that a setting takes: beyond it there is only overflow.
-const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
-/// The shortest grace period: a file must outlive the way from its acknowledgement into the log.
-const GRACE_MIN: Duration = Duration::from_secs(1);
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,6 +225,8 @@ settings! {
     "log.retain_bytes", "--log-retain-bytes", "256MiB",
         "How much of the replicated log is kept at most; a replica that needs more of it gets a snapshot.";
     "log.retain_age", "--log-retain-age", "168h", "How long the replicated log is kept at most.";
+    "snapshot.bytes_per_second", "--snapshot-bytes-per-second", "64MiB",
+        "How much is read and sent each second at most for replicas that need a snapshot; 0 sets no bound.";
     "security.insecure", "--insecure", "false", "Allow plain, unauthenticated listening beyond this machine.";
 }
 
@@ -262,6 +271,8 @@ pub struct Settings {
     pub log_retain_bytes: u64,
     /// How old what it keeps is at most, roughly.
     pub log_retain_age: Duration,
+    /// How much is done each second for the sake of snapshots; 0 sets no bound.
+    pub snapshot_bytes_per_second: u64,
 }
 
 /// The variables that are ours, among all of them. What others are made of is none of our business, be it text or not.
@@ -367,6 +378,7 @@ impl Merged {
             log_level: self.parse("log.level", check_filter)?,
             log_retain_bytes: self.parse("log.retain_bytes", parse_size)?,
             log_retain_age: self.parse("log.retain_age", parse_duration)?,
+            snapshot_bytes_per_second: self.parse("snapshot.bytes_per_second", parse_snapshot_rate)?,
         };
         check(&settings, self.parse("security.insecure", str::parse::<bool>)?)?;
         Ok(settings)
@@ -422,6 +434,7 @@ fn flag_values(flags: &Flags) -> Vec<(&'static str, String)> {
         ("log.level", &flags.log_level),
         ("log.retain_bytes", &flags.log_retain_bytes),
         ("log.retain_age", &flags.log_retain_age),
+        ("snapshot.bytes_per_second", &flags.snapshot_bytes_per_second),
     ];
     let mut values: Vec<_> = given.into_iter().filter_map(|(key, value)| Some((key, value.clone()?))).collect();
     if flags.insecure {
@@ -450,6 +463,7 @@ struct File {
     blobs: BlobsSection,
     repair: RepairSection,
     log: LogSection,
+    snapshot: SnapshotSection,
     security: SecuritySection,
 }
 
@@ -513,6 +527,12 @@ struct LogSection {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+struct SnapshotSection {
+    bytes_per_second: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 struct SecuritySection {
     insecure: Option<bool>,
 }
@@ -540,103 +560,10 @@ fn read_file(path: &Path) -> Result<Vec<(&'static str, String)>, ConfigError> {
         ("log.level", file.log.level),
         ("log.retain_bytes", file.log.retain_bytes),
         ("log.retain_age", file.log.retain_age),
+        ("snapshot.bytes_per_second", file.snapshot.bytes_per_second),
         ("security.insecure", file.security.insecure.map(|insecure| insecure.to_string())),
     ];
     Ok(found.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
-}
-
-fn list(text: &str) -> Vec<String> {
-    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
-}
-
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "must be an address and a port, such as 127.0.0.1:8055 or [::1]:8055".to_owned())
-}
-
-/// Whether a text is HOST:PORT.
-pub(crate) fn is_address(text: &str) -> bool {
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && text.len() < 256);
-    matches!(port.map(|(_, port)| port.parse::<u16>()), Some(Ok(port)) if port > 0)
-}
-
-fn parse_replicas(text: &str) -> Result<BTreeMap<ReplicaId, String>, String> {
-    let mut replicas = BTreeMap::new();
-    for part in list(text) {
-        let (id, address) = part.split_once('=').ok_or_else(|| format!("{part:?} must be ID=ADDR:PORT"))?;
-        let id: ReplicaId = id.trim().parse().map_err(|error: d3b::InvalidId| error.to_string())?;
-        let address = address.trim();
-        if !is_address(address) {
-            return Err(format!("{address:?} must be HOST:PORT"));
-        }
-        if replicas.insert(id, address.to_owned()).is_some() {
-            return Err(format!("replica {id} is named twice"));
-        }
-    }
-    let mut addresses: Vec<_> = replicas.values().collect();
-    addresses.sort_unstable();
-    if let Some(pair) = addresses.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(format!("two replicas have the address {}", pair[0]));
-    }
-    if replicas.len() > 9 {
-        return Err(format!("a cluster has at most 9 replicas, not {}", replicas.len()));
-    }
-    Ok(replicas)
-}
-
-fn read_key(path: &str) -> Result<Vec<u8>, String> {
-    if path.is_empty() {
-        return Ok(Vec::new());
-    }
-    let key = std::fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let key = key.trim_ascii().to_vec();
-    if key.len() < 16 {
-        return Err("must hold at least 16 bytes; `head -c 32 /dev/urandom | base64` makes a good one".to_owned());
-    }
-    Ok(key)
-}
-
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| !duration.is_zero() && *duration <= DURATION_MAX)
-        .ok_or_else(|| "must be a duration above zero and up to 366 days, such as 50ms, 2s or 15min".to_owned())
-}
-
-fn parse_grace(text: &str) -> Result<Duration, String> {
-    let grace = parse_duration(text)?;
-    if grace < GRACE_MIN { Err(format!("must be at least {GRACE_MIN:?}")) } else { Ok(grace) }
-}
-
-/// A number of bytes, with `KiB`, `MiB`, `GiB` or `TiB` behind it, or without.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).trim_end();
-    let shift = match text[digits.len()..].trim() {
-        "" | "B" => Some(0),
-        "KiB" | "K" => Some(10),
-        "MiB" | "M" => Some(20),
-        "GiB" | "G" => Some(30),
-        "TiB" | "T" => Some(40),
-        _ => None,
-    };
-    let number = digits.parse::<u64>().ok();
-    match (number, shift) {
-        (Some(number), Some(shift)) if number > 0 => number.checked_mul(1 << shift),
-        _ => None,
-    }
-    .ok_or_else(|| "must be a number of bytes above zero, such as 500MiB or 64GiB".to_owned())
-}
-
-/// A size for each second, or none at all.
-fn parse_rate(text: &str) -> Result<u64, String> {
-    if text == "0" { Ok(0) } else { parse_size(text) }
-}
-
-fn check_filter(text: &str) -> Result<String, String> {
-    match tracing_subscriber::EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
 }
 
 fn check(settings: &Settings, insecure: bool) -> Result<(), ConfigError> {
@@ -742,6 +669,8 @@ mod tests {
         check_error(merge(flags("1", "1=127.0.0.1"), &[]), "must be HOST:PORT");
         check_error(merge(Flags::default(), &[("D3BD_PAXOS_HEARTBEAT", "fast")]), "must be a duration");
         check_error(merge(Flags::default(), &[("D3BD_LIMITS_UPLOAD_MAX", "many")]), "must be a number of bytes");
+        let slow = [("D3BD_SNAPSHOT_BYTES_PER_SECOND", "64KiB")];
+        check_error(merge(Flags::default(), &slow), "at least 1MiB");
     }
 
     #[test]
@@ -778,7 +707,7 @@ mod tests {
                     [peer]\nlisten='127.0.0.1:2'\nreplicas=['1=127.0.0.1:2']\njoin='u'\nkey_file='k'\n\
                     [paxos]\nheartbeat='1ms'\nelection_timeout='9ms'\n[limits]\nupload_max='1'\n\
                      [blobs]\ngrace='1s'\n[repair]\nauto=false\nscrub_bytes_per_second='0'\n\
-                     [log]\nlevel='info'\nretain_bytes='1'\nretain_age='1h'\n[security]\ninsecure=true";
+                     [log]\nlevel='info'\nretain_bytes='1'\nretain_age='1h'\n[snapshot]\nbytes_per_second='0'\n[security]\ninsecure=true";
         let (directory, _) = file(text);
         let keys: Vec<_> =
             read_file(&directory.path().join("d3b.toml")).unwrap().into_iter().map(|(key, _)| key).collect();

@@ -9,7 +9,7 @@ use d3b::{BlobReference, ClusterId, ReplicaId, Slot};
 use d3b_paxos::types::Configuration;
 use tokio::sync::watch;
 
-use crate::catch_up::{Fetching, Order};
+use crate::catch_up::{Copy, Fetching, Order};
 use crate::driver::{Effect, Event};
 use crate::driving::Events;
 use crate::handle::Waiting;
@@ -70,7 +70,7 @@ impl Executor {
                 self.persist(configuration, move |_| stop.ask_again());
             }
             Effect::TakeSnapshot { to, configuration } => {
-                if self.orders.try_send(Order::Snapshot { to, configuration }).is_err() {
+                if self.orders.try_send(Order::Copy(Copy::Snapshot { to, configuration })).is_err() {
                     let result = Err("too many ask for snapshots".to_owned());
                     return Some(Event::SnapshotTaken { to, result });
                 }

@@ -1,6 +1,7 @@
 //! What the HTTP routes and the schema service see of the daemon: requests in the vocabulary of the `d3b` crate, and
 //! nothing of ballots, SQLite or sockets.
 
+mod admin;
 mod backup;
 mod members;
 mod operate;
@@ -124,6 +125,8 @@ pub(crate) struct Parts {
     /// The way to whoever copies everything.
     pub(crate) orders: SyncSender<crate::catch_up::Order>,
     pub(crate) backups: Places,
+    /// The place of whoever has the log read.
+    pub(crate) verifying: Arc<Semaphore>,
 }
 
 impl Parts {

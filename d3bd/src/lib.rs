@@ -27,6 +27,7 @@ pub mod media;
 pub mod offline;
 pub mod peer;
 mod quarantine;
+pub mod rate;
 pub mod recover;
 pub mod run;
 pub mod schema;

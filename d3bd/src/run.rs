@@ -29,6 +29,7 @@ use crate::log::{self, LogError};
 use crate::media::{self, BlobStore, Fetcher, Prefetcher};
 use crate::peer::{self, Patience, PeerConfig, PeerEvent, Peers};
 use crate::quarantine;
+use crate::rate::Rate;
 use crate::scrub::{self, Scrubber};
 use crate::snapshot::{self, Offer};
 
@@ -288,6 +289,8 @@ impl Assembly<'_> {
         let log::Opened { log, reader, disk, configuration, held, promised, base, last, ahead: _ } = opened;
         let (cluster, cluster_watch) = watch::channel(configuration.as_ref().map(|formed| formed.cluster));
         let http_address = http.local_addr().map_or(settings.listen, |address| address);
+        // One for all that is done for the sake of snapshots.
+        let rate = Arc::new(Rate::new(settings.snapshot_bytes_per_second));
         let peers = peer::start(
             PeerConfig {
                 replica: settings.id,
@@ -297,7 +300,7 @@ impl Assembly<'_> {
                 http_address: format!("http://{http_address}"),
                 cluster: cluster_watch,
                 patience: Patience::for_elections(settings.election_timeout),
-                on_stream: blob_streams(&blobs, &offer),
+                on_stream: blob_streams(&blobs, &offer, &rate),
             },
             peer_events(&events),
             runtime.handle(),
@@ -311,6 +314,7 @@ impl Assembly<'_> {
             stop: Arc::clone(&stop),
             configuration: configuration.clone(),
             busy: Arc::default(),
+            rate,
         };
         let votes = configuration.as_ref().is_some_and(|it| it.votes(settings.id));
         let start = Start {
@@ -403,6 +407,7 @@ impl Assembly<'_> {
             execution: d3b_engine::EXECUTION,
             orders: orders.clone(),
             backups: crate::handle::Places::default(),
+            verifying: Arc::new(tokio::sync::Semaphore::new(1)),
         });
         let executor = Executor {
             data_dir: settings.data_dir.clone(),
@@ -491,10 +496,11 @@ fn peer_events(events: &Events) -> peer::OnEvent {
     })
 }
 
-/// What a peer fetches comes from the blob store; a snapshot that is fetched is offered on.
-fn blob_streams(blobs: &BlobStore, offer: &Offer) -> peer::OnStream {
-    let (blobs, offer) = (blobs.clone(), offer.clone());
-    let on_served: media::OnServed = Arc::new(move |digest| offer.fetched(digest, Instant::now()));
+/// What a peer fetches comes from the blob store; a snapshot that is fetched is offered on, at its rate.
+fn blob_streams(blobs: &BlobStore, offer: &Offer, rate: &Arc<Rate>) -> peer::OnStream {
+    let (blobs, offer, rate) = (blobs.clone(), offer.clone(), Arc::clone(rate));
+    let on_served: media::OnServed =
+        Arc::new(move |digest| offer.fetched(digest, Instant::now()).then(|| Arc::clone(&rate)));
     Arc::new(move |stream| Box::pin(media::serve(stream, blobs.clone(), Arc::clone(&on_served))))
 }
 

@@ -93,6 +93,14 @@ fn reload() {
 
 /// The replica's state in a sentence, for `systemctl status`.
 fn sentence(status: &DriverStatus) -> String {
+    let state = state(status);
+    match &status.catch_up {
+        Some(catch_up) => format!("{state}; {}", catch_up.told()),
+        None => state,
+    }
+}
+
+fn state(status: &DriverStatus) -> String {
     match &status.phase {
         Phase::Forming { missing } => {
             let ids: Vec<_> = missing.iter().map(ToString::to_string).collect();

@@ -2,6 +2,8 @@
 //!
 //! Rows are not here: they are written straight from SQLite's values by [`crate::json`].
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/db`.
@@ -223,6 +225,30 @@ pub struct CatchingUp {
     pub of: u64,
 }
 
+/// The rest of a sentence that begins with who catches up.
+impl fmt::Display for CatchingUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CatchingUp { from, bytes, of } = self;
+        match of {
+            0 => write!(f, "waits for a snapshot from replica {from}"),
+            _ => write!(f, "fetches a snapshot: {} of {} from replica {from}", Size(*bytes), Size(*of)),
+        }
+    }
+}
+
+/// A number of bytes as people read it.
+struct Size(u64);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+        match units.into_iter().find(|(bits, _)| self.0 >> bits > 0) {
+            Some((bits, unit)) => write!(f, "{:.1} {unit}", self.0 as f64 / (1_u64 << bits) as f64),
+            None => write!(f, "{} B", self.0),
+        }
+    }
+}
+
 /// `POST /v1/cluster/replicas`: a replica that was started on a fresh disk, and what it tells of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -280,6 +306,74 @@ pub struct Rebuild {
     pub begun: bool,
 }
 
+/// `POST /v1/admin/snapshot`: what is applied is durable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshotted {
+    /// The replica that answers.
+    pub replica: u32,
+    /// The last slot whose effects are durable in all databases there.
+    pub slot: u64,
+}
+
+/// `POST /v1/admin/compact`: the log was cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compacted {
+    /// The replica that answers.
+    pub replica: u32,
+    /// The first slot that its log still holds.
+    pub base: u64,
+}
+
+/// `POST /v1/admin/verify`: what a replica holds, beside what the others say that they hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// The replica that answers.
+    pub replica: u32,
+    /// As in [`ClusterInfo::state`].
+    pub state: String,
+    /// The last slot that it has applied.
+    pub applied: u64,
+    /// How many databases it has, the catalogue among them.
+    pub databases: u64,
+    /// What was found to be equal.
+    pub compared: Vec<Compared>,
+    /// What was found to differ; empty when all is well.
+    pub divergent: Vec<Divergence>,
+    /// What came of reading the log, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogVerified>,
+}
+
+/// What a replica has found to be equal to another one's since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The other replica.
+    pub replica: u32,
+    /// Of at least so many databases both had the same sum after the same slot.
+    pub databases: u64,
+}
+
+/// A log that was read from end to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogVerified {
+    /// The first slot that it holds.
+    pub base: u64,
+    /// The last one.
+    pub last: u64,
+    /// The first record that is missing or is not what was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<LogDamage>,
+}
+
+/// A record that is missing or is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogDamage {
+    /// Its slot.
+    pub slot: u64,
+    /// How it shows.
+    pub problem: String,
+}
+
 /// `GET /version`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Version {
@@ -306,4 +400,23 @@ pub struct Restore {
     pub databases: u64,
     /// How many media files there are.
     pub media: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(bytes: u64, of: u64, expected: &str) {
+        assert_eq!(CatchingUp { from: 1, bytes, of }.to_string(), expected);
+    }
+
+    #[test]
+    fn progress_is_told_in_units_that_people_read() {
+        check(0, 0, "waits for a snapshot from replica 1");
+        check(0, 1_023, "fetches a snapshot: 0 B of 1023 B from replica 1");
+        check(1 << 10, (1 << 30) - 1, "fetches a snapshot: 1.0 KiB of 1024.0 MiB from replica 1");
+        check(412 << 20, 3 << 29, "fetches a snapshot: 412.0 MiB of 1.5 GiB from replica 1");
+        check(1 << 40, u64::MAX, "fetches a snapshot: 1.0 TiB of 16777216.0 TiB from replica 1");
+    }
 }

@@ -3,6 +3,7 @@
 //! Every test is named by what it demands, starts a cluster of its own and waits on conditions. On failure the data and
 //! the logs are kept, and their place is printed.
 
+mod admin;
 mod backup;
 mod bad_input;
 mod blobs;

@@ -1,6 +1,8 @@
 //! The life of a cluster: replicas come and go, fall behind the log, lose their disks, and nobody stops the service.
 
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use d3b::Code;
 use d3b_tests::cluster::d3bctl;
@@ -86,6 +88,54 @@ fn a_replica_behind_a_cut_log_is_brought_on_by_a_snapshot() {
     let other = cluster.others(away).into_iter().find(|id| *id != leader).expect("a third one");
     cluster.replica_mut(other).kill();
     cluster.replica(leader).sql("shop", "INSERT INTO t(x) VALUES('after')", json!([]));
+}
+
+/// How far a snapshot has come is told where people look: by d3bctl, whoever is asked, and to the supervisor. It comes no
+/// faster than it may.
+#[test]
+fn a_snapshot_on_its_way_is_seen_and_bounded() {
+    const RATE: u64 = 1 << 20;
+    let options = Options::default().flag("--log-retain-bytes", "1MiB").flag("--snapshot-bytes-per-second", "1MiB");
+    let mut cluster = Cluster::with(options);
+    cluster.create("shop");
+    let (leader, away) = (cluster.leader(), cluster.follower());
+    cluster.replica(leader).sql("shop", "CREATE TABLE t(x)", json!([]));
+    cluster.replica_mut(away).kill();
+    let first = cluster.replica(leader);
+    let text = "x".repeat(100_000);
+    for _ in 0..36 {
+        first.sql("shop", "INSERT INTO t VALUES(?)", json!([text]));
+    }
+    wait_until("the log is cut", PATIENCE, || first.get("/v1/log/2").status == 410);
+    let socket = cluster.directory().join("notify");
+    let supervisor = UnixDatagram::bind(&socket).expect("a socket");
+    supervisor.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+    let began = Instant::now();
+    cluster.replica_mut(away).set_environment("NOTIFY_SOCKET", socket.as_os_str());
+    cluster.replica_mut(away).start();
+
+    let expected = format!("replica {away} fetches a snapshot: ");
+    let mut seen = String::new();
+    wait_until("d3bctl shows how far it is", PATIENCE, || {
+        let output = operator(&cluster, leader).args(["-o", "table", "cluster", "status"]).output();
+        seen = String::from_utf8_lossy(&output.expect("d3bctl was built").stdout).into_owned();
+        seen.lines().any(|line| line.starts_with(&expected) && line.ends_with(&format!(" MiB from replica {leader}")))
+    });
+    let mut told = [0; 4_096];
+    loop {
+        let length = supervisor.recv(&mut told).expect("the supervisor is told");
+        if String::from_utf8_lossy(&told[..length]).contains("; fetches a snapshot: ") {
+            break;
+        }
+    }
+    cluster.replica_mut(away).wait_ready();
+    // It was copied, looked through and sent, each at this rate; however slow this machine is, that takes no less.
+    let least = Duration::from_secs(3 * 36 * 100_000 / RATE) - Duration::from_secs(1);
+    assert!(began.elapsed() > least, "{:?} of {least:?}", began.elapsed());
+    assert_eq!(cluster.replica(away).value("shop", "SELECT count(*) FROM t"), json!(36));
+    let output = operator(&cluster, leader).args(["-o", "table", "cluster", "status"]).output();
+    assert!(!String::from_utf8_lossy(&output.expect("d3bctl was built").stdout).contains("snapshot"));
+    cluster.assert_same_everywhere();
 }
 
 /// Overwriting the same rows for ever takes a bounded amount of disk.

@@ -32,6 +32,9 @@ pub(super) fn members(session: &Session, output: &mut Output) -> Result<(), CliE
         Format::Table => {
             head(&cluster, output)?;
             replicas(&cluster, output)?;
+            for line in catching_up(session, &cluster) {
+                output.raw(format!("{line}\n").as_bytes())?;
+            }
         }
         Format::Ndjson | Format::Csv | Format::Line => replicas(&cluster, output)?,
     }
@@ -43,6 +46,27 @@ pub(super) fn members(session: &Session, output: &mut Output) -> Result<(), CliE
         ));
     }
     if cluster.divergent.is_empty() { Ok(()) } else { Err(CliError::Unhealthy(Health::Divergent)) }
+}
+
+/// Who waits for a snapshot, and how far each has come. A replica knows that of itself only, so that those that are behind
+/// are asked; one that does not answer soon is passed over.
+fn catching_up(session: &Session, cluster: &ClusterInfo) -> Vec<String> {
+    let ask = |replica: &ReplicaInfo| {
+        if replica.id == cluster.replica {
+            return cluster.catching_up.clone();
+        }
+        let endpoint: Endpoint = replica.http.as_deref()?.parse().ok()?;
+        let request = Request::get(&["v1", "cluster"]).waiting(session.settings.wait().min(ASK_MAX), false).once();
+        let (seen, _): (ClusterInfo, _) = session.client.only(&endpoint).send(&request).ok()?.json().ok()?;
+        seen.catching_up.filter(|_| seen.replica == replica.id)
+    };
+    let behind = |it: &&ReplicaInfo| it.id == cluster.replica || it.reachable && it.lag != Some(0);
+    let behind = cluster.replicas.iter().filter(behind);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = behind.map(|replica| (replica.id, scope.spawn(move || ask(replica)))).collect();
+        let answers = threads.into_iter().map(|(id, thread)| (id, thread.join().expect("asking does not panic")));
+        answers.filter_map(|(id, answer)| Some(format!("replica {id} {}", answer?))).collect()
+    })
 }
 
 fn head(cluster: &ClusterInfo, output: &mut Output) -> Result<(), CliError> {

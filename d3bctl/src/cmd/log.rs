@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 
 use d3b::Value;
 use d3b::api::{ClusterInfo, LogEntry, LogPage};
-use d3b::client::{ClientError, Response};
+use d3b::client::{Client, ClientError, Response};
 
 use crate::cli::{Format, LogList, LogTail};
 use crate::error::CliError;
@@ -71,6 +71,17 @@ pub(super) fn list(arguments: &LogList, session: &Session, output: &mut Output) 
 }
 
 fn read(session: &Session, from: Option<u64>, limit: u64, db: Option<&str>) -> Result<(LogPage, Vec<u8>), CliError> {
+    page(&session.client, from, limit, db, session)
+}
+
+/// Some entries, and the answer as it came.
+pub(super) fn page(
+    client: &Client,
+    from: Option<u64>,
+    limit: u64,
+    db: Option<&str>,
+    session: &Session,
+) -> Result<(LogPage, Vec<u8>), CliError> {
     let mut request = session.local(&["v1", "log"]).parameter("limit", limit.to_string());
     if let Some(from) = from {
         request = request.parameter("from", from.to_string());
@@ -78,7 +89,7 @@ fn read(session: &Session, from: Option<u64>, limit: u64, db: Option<&str>) -> R
     if let Some(db) = db {
         request = request.parameter("db", db);
     }
-    Ok(session.send(&request)?.json()?)
+    Ok(session.send_with(client, &request)?.json()?)
 }
 
 /// Shows one entry, with everything that is known of it.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use d3b::api::{AddReplica, ClusterInfo, MembersChanged, TransferRequest};
+use d3b::api::{AddReplica, ClusterInfo, MembersChanged, TransferRequest, Verified};
 use d3b::client::{Body, Endpoint, Method, Request};
 
 use super::confirm;
@@ -128,6 +128,10 @@ struct Seen {
     id: u32,
     state: Option<String>,
     applied: Option<u64>,
+    /// How many databases it has.
+    databases: Option<u64>,
+    /// How many of them every other replica that it has heard was found to hold the same of.
+    compared: Option<u64>,
     /// Databases in which it differs from another replica.
     divergent: Vec<String>,
     problem: Option<String>,
@@ -137,6 +141,8 @@ const SEEN_COLUMNS: &[Column<Seen>] = &[
     ("id", |seen| number(seen.id.into())),
     ("state", |seen| optional(seen.state.as_deref(), text)),
     ("applied", |seen| optional(seen.applied, number)),
+    ("databases", |seen| optional(seen.databases, number)),
+    ("compared", |seen| optional(seen.compared, number)),
     ("divergent", |seen| text(seen.divergent.join(" "))),
     ("problem", |seen| text(seen.problem.as_deref().unwrap_or_default())),
 ];
@@ -156,21 +162,25 @@ pub(super) fn verify(session: &Session, output: &mut Output) -> Result<(), CliEr
 }
 
 fn look(id: u32, http: Option<&str>, session: &Session) -> Seen {
-    let mut seen = Seen { id, state: None, applied: None, divergent: Vec::new(), problem: None };
+    let mut seen =
+        Seen { id, state: None, applied: None, databases: None, compared: None, divergent: Vec::new(), problem: None };
     let Some(endpoint) = http.and_then(|http| http.parse::<Endpoint>().ok()) else {
         seen.problem = Some("its HTTP address is not known".to_owned());
         return seen;
     };
-    let request = Request::get(&["v1", "cluster"]).waiting(session.settings.wait().min(ASK_MAX), false).once();
+    let request = Request::new(Method::POST, &["v1", "admin", "verify"]);
+    let request = request.waiting(session.settings.wait().min(ASK_MAX), false).once();
     let asked = session.send_with(&session.client.only(&endpoint), &request);
-    match asked.and_then(|response| Ok(response.json::<ClusterInfo>()?.0)) {
-        Ok(cluster) => {
-            if matches!(cluster.state.as_str(), "quarantined" | "outcast") {
-                seen.problem = Some(format!("it is {}", cluster.state));
+    match asked.and_then(|response| Ok(response.json::<Verified>()?.0)) {
+        Ok(verified) => {
+            if matches!(verified.state.as_str(), "quarantined" | "outcast") {
+                seen.problem = Some(format!("it is {}", verified.state));
             }
-            seen.applied = Some(cluster.applied);
-            seen.divergent = cluster.divergent.into_iter().map(|divergence| divergence.id).collect();
-            seen.state = Some(cluster.state);
+            seen.applied = Some(verified.applied);
+            seen.databases = Some(verified.databases);
+            seen.compared = verified.compared.iter().map(|compared| compared.databases).min();
+            seen.divergent = verified.divergent.into_iter().map(|divergence| divergence.id).collect();
+            seen.state = Some(verified.state);
         }
         Err(error) => seen.problem = Some(error.to_string()),
     }

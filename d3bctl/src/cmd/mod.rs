@@ -5,6 +5,7 @@ mod cluster;
 mod completion;
 mod database;
 mod log;
+mod log_verify;
 mod media;
 mod members;
 mod query;
@@ -40,6 +41,7 @@ pub fn run(command: &Command, session: &Session, output: &mut Output) -> Result<
         Command::Log(Log::Show(arguments)) => log::show(arguments.number, session, output),
         Command::Log(Log::Tail(arguments)) => log::tail(arguments, session, output),
         Command::Log(Log::Status) => log::status(session, output),
+        Command::Log(Log::Verify) => log_verify::verify(session, output),
         Command::Cluster(Cluster::Status | Cluster::Members) => cluster::members(session, output),
         Command::Cluster(Cluster::Add(arguments)) => members::add(arguments.id, &arguments.url, None, session, output),
         Command::Cluster(Cluster::Replace(arguments)) => {

@@ -1,6 +1,7 @@
 //! Snapshots: a replica that needs what a peer's log does not hold any more asks that peer for one, fetches it, and
 //! starts again with it; whoever is asked takes one.
 
+use d3b::api::CatchingUp;
 use d3b::{BlobReference, Digest, ReplicaId, Slot};
 use d3b_paxos::Storage;
 use d3b_paxos::types::Ticks;
@@ -30,6 +31,14 @@ pub struct CatchUp {
     manifest: Option<Digest>,
     /// Whether it replaces what this replica has, however far that is.
     rebuild: bool,
+}
+
+impl CatchUp {
+    /// The same in the words of the API.
+    #[must_use]
+    pub fn told(&self) -> CatchingUp {
+        CatchingUp { from: self.from.0, bytes: self.progress.0, of: self.progress.1 }
+    }
 }
 
 impl<S: Storage + Clone, D: Proof> Driver<S, D> {

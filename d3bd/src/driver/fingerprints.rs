@@ -137,6 +137,8 @@ pub(super) struct Fingerprints {
     by_slot: BTreeSet<(Slot, DatabaseId)>,
     heard: BTreeMap<ReplicaId, Heard>,
     divergences: BTreeMap<(DatabaseId, ReplicaId), Divergence>,
+    /// The databases of which a peer last told what was found here.
+    agreed: BTreeMap<ReplicaId, BTreeSet<DatabaseId>>,
     /// Databases that no majority agrees on, so that each is told once.
     split: BTreeSet<DatabaseId>,
     /// The database whose turn to be told it was last.
@@ -153,6 +155,7 @@ impl Fingerprints {
             by_slot: BTreeSet::new(),
             heard: BTreeMap::new(),
             divergences: BTreeMap::new(),
+            agreed: BTreeMap::new(),
             split: BTreeSet::new(),
             turn: None,
         }
@@ -208,17 +211,28 @@ impl Fingerprints {
     pub(super) fn hear(&mut self, replica: ReplicaId, told: &[Told]) -> Vec<Divergence> {
         let mut found = Vec::new();
         let heard = self.heard.entry(replica).or_default();
+        let agreed = self.agreed.entry(replica).or_default();
         for &(database, slot, there) in told.iter().take(TOLD_MAX) {
             heard.hear((database, slot), there, self.heard_max);
             let Some(here) = self.histories.get(&database).and_then(|history| history.find(slot)) else { continue };
             let known = self.divergences.get(&(database, replica)).map(|divergence| divergence.slot);
             if here == there {
+                if known.is_some_and(|known| known > slot) {
+                    continue;
+                }
+                // Dropped databases may be among those that are counted already.
+                if agreed.len() < self.databases_max {
+                    agreed.insert(database);
+                }
                 // A replica that was rebuilt is like the others again.
-                if known.is_some_and(|known| known <= slot) {
+                if known.is_some() {
                     self.divergences.remove(&(database, replica));
                     self.split.remove(&database);
                 }
-            } else if known.is_none() {
+                continue;
+            }
+            agreed.remove(&database);
+            if known.is_none() {
                 let divergence = Divergence { database, slot, here, replica, there };
                 self.divergences.insert((database, replica), divergence.clone());
                 found.push(divergence);
@@ -246,6 +260,11 @@ impl Fingerprints {
             return Some(Verdict::Minority { majority: camp.clone(), there: *there, here });
         }
         (camps.len() > 1 && largest + silent < majority && self.split.insert(place.0)).then_some(Verdict::Split)
+    }
+
+    /// Of how many databases a peer last told what was found here.
+    pub(super) fn agreed(&self, replica: ReplicaId) -> usize {
+        self.agreed.get(&replica).map_or(0, BTreeSet::len)
     }
 
     /// Everything that is known to differ.
@@ -277,11 +296,15 @@ mod tests {
         fingerprints.record(shop, Slot(5), [5; 16]);
         assert!(fingerprints.hear(ReplicaId(2), &[(shop, Slot(3), [3; 16])]).is_empty());
         assert!(fingerprints.hear(ReplicaId(2), &[(shop, Slot(4), [9; 16])]).is_empty(), "unknown here");
+        assert_eq!((fingerprints.agreed(ReplicaId(2)), fingerprints.agreed(ReplicaId(3))), (1, 0));
         assert_eq!(fingerprints.hear(ReplicaId(2), &[(shop, Slot(5), [9; 16])]).len(), 1);
         assert!(fingerprints.hear(ReplicaId(2), &[(shop, Slot(5), [9; 16])]).is_empty());
         assert_eq!(fingerprints.divergences().count(), 1);
+        fingerprints.hear(ReplicaId(2), &[(shop, Slot(3), [3; 16])]);
+        assert_eq!(fingerprints.agreed(ReplicaId(2)), 0, "that they agreed before says nothing");
         fingerprints.record(shop, Slot(7), [7; 16]);
         fingerprints.hear(ReplicaId(2), &[(shop, Slot(7), [7; 16])]);
+        assert_eq!(fingerprints.agreed(ReplicaId(2)), 1);
         assert_eq!(fingerprints.divergences().count(), 0, "it was rebuilt");
     }
 

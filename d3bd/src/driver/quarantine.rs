@@ -75,6 +75,11 @@ impl Sums {
         self.chains.divergences().chain(self.contents.divergences()).cloned().collect()
     }
 
+    /// Of at least how many databases a peer and this replica were found to hold the same.
+    pub(super) fn agreed(&self, replica: ReplicaId) -> usize {
+        self.chains.agreed(replica).max(self.contents.agreed(replica))
+    }
+
     fn of(&mut self, kind: Kind) -> &mut Fingerprints {
         match kind {
             Kind::Chain => &mut self.chains,

@@ -66,6 +66,8 @@ pub struct MemberStatus {
     pub wanting: Option<u64>,
     /// What it last said to have applied.
     pub applied: Option<Slot>,
+    /// Of at least how many databases it was found to hold the same as this replica.
+    pub compared: usize,
     /// Whether it was heard from within the last few heartbeats.
     pub reachable: bool,
 }
@@ -299,6 +301,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             replaces: None,
             wanting: about,
             applied: self.applied_by.get(&id).copied(),
+            compared: self.sums.agreed(id),
             reachable: self.is_reachable(id),
         }
     }

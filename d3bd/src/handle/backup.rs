@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Handle, Level, ReadOptions, WriteAnswer, WriteOptions, blocking, stopping};
 use crate::backup::{self, About, Prepared, Restored, Unpacked, Wanted};
-use crate::catch_up::Order;
+use crate::catch_up::{Copy, Order};
 use crate::driver::WriteRequest;
 
 /// Bytes of an archive that are sent in one go.
@@ -179,7 +179,7 @@ impl Handle {
         let (reply, begun) = oneshot::channel();
         self.parts()
             .orders
-            .try_send(Order::Backup(reply))
+            .try_send(Order::Copy(Copy::Backup(reply)))
             .map_err(|_| Problem::new(Code::Overloaded, "too many copies are being taken"))?;
         let begun = begun.await.map_err(|_| stopping())?;
         let members = self.cluster();

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use d3b::api::{CatchingUp, ClusterInfo, ReplicaInfo, Version};
+use d3b::api::{ClusterInfo, ReplicaInfo, Version};
 use d3b::{Code, Problem, Slot};
 
 use super::{Handle, unavailable};
-use crate::driver::{Event, Phase, Unavailable};
+use crate::driver::{CatchUp, Event, Phase, Unavailable};
 
 impl Handle {
     /// The cluster as this replica sees it.
@@ -38,11 +38,7 @@ impl Handle {
             next_id: status.next_id.0,
             disk: status.disk.to_string(),
             execution: status.execution,
-            catching_up: status.catch_up.as_ref().map(|it| CatchingUp {
-                from: it.from.0,
-                bytes: it.progress.0,
-                of: it.progress.1,
-            }),
+            catching_up: status.catch_up.as_ref().map(CatchUp::told),
             commit: status.commit.0,
             applied: status.applied.0,
             state: status.phase.name().to_owned(),

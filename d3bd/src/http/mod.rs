@@ -5,6 +5,7 @@
 //! origins, request ids, problems), then the routes below, which are warp's, and ends in a handler of the module of its
 //! noun.
 
+mod admin;
 mod backup;
 mod body;
 mod call;
@@ -99,11 +100,19 @@ fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
         .unify()
         .or(warp::path!("v1" / "cluster" / "transfer").and(call()).then(cluster::transfer))
         .unify()
-        .or(warp::path!("v1" / "admin" / "rebuild").and(call()).then(operations::rebuild))
-        .unify()
         .or(warp::path!("metrics").and(call()).then(operations::metrics))
         .unify()
         .or(warp::path!("version").and(call()).then(operations::version))
+        .unify()
+        .boxed();
+    let admin = warp::path!("v1" / "admin" / "rebuild")
+        .and(call())
+        .then(admin::rebuild)
+        .or(warp::path!("v1" / "admin" / "snapshot").and(call()).then(admin::snapshot))
+        .unify()
+        .or(warp::path!("v1" / "admin" / "compact").and(call()).then(admin::compact))
+        .unify()
+        .or(warp::path!("v1" / "admin" / "verify").and(call()).then(admin::verify))
         .unify()
         .boxed();
     let backups = warp::path!("v1" / "backup")
@@ -112,7 +121,19 @@ fn routes(shared: Arc<Shared>) -> BoxedFilter<(Response,)> {
         .or(warp::path!("v1" / "restore").and(call()).then(backup::restore))
         .unify()
         .boxed();
-    let routes = sql.or(media).unify().or(databases).unify().or(log).unify().or(operations).unify().or(backups).unify();
+    let routes = sql
+        .or(media)
+        .unify()
+        .or(databases)
+        .unify()
+        .or(log)
+        .unify()
+        .or(operations)
+        .unify()
+        .or(admin)
+        .unify()
+        .or(backups)
+        .unify();
     routes.recover(unknown_route).unify().boxed()
 }
 

@@ -1,7 +1,6 @@
-//! Routes for those who operate a replica: `/v1/cluster`, `/v1/admin/rebuild`, `/livez`, `/readyz`, `/metrics`, `/version`.
+//! Routes for those who operate a replica: `/v1/cluster`, `/livez`, `/readyz`, `/metrics`, `/version`.
 
 use d3b::Problem;
-use d3b::api::Rebuild;
 use hyper::{Method, StatusCode};
 use warp::reply::Response;
 
@@ -29,21 +28,6 @@ fn simple(call: &Call, answer: impl FnOnce(&Call) -> Result<Response, Problem>) 
     }
     let checked = call.parameters().and_then(|parameters| parameters.finish());
     checked.and_then(|()| answer(call)).unwrap_or_else(problem::response)
-}
-
-/// `/v1/admin/rebuild`: a quarantined replica is to be made anew from a peer.
-pub(crate) async fn rebuild(call: Call) -> Response {
-    if call.method != Method::POST {
-        return call.other_method(&[Method::POST]);
-    }
-    let force = call.parameters().and_then(|mut parameters| {
-        let force = parameters.take_flag("force")?;
-        parameters.finish()?;
-        Ok(force)
-    });
-    let begun = force.and_then(|force| call.handle().rebuild(force));
-    let answer = || json(StatusCode::ACCEPTED, &Rebuild { replica: call.handle().replica().0, begun: true });
-    begun.map_or_else(problem::response, |()| answer())
 }
 
 /// `/metrics`: numbers for Prometheus.

@@ -335,14 +335,19 @@ mod tests {
     use futures_util::{FutureExt as _, StreamExt as _};
 
     use super::*;
+    use crate::rate::Rate;
 
     /// A peer that serves a store, and counts who connects.
     async fn peer(store: BlobStore) -> (Connect, Arc<AtomicUsize>) {
+        peer_that(store, Arc::new(|_| None)).await
+    }
+
+    async fn peer_that(store: BlobStore, on_served: super::super::OnServed) -> (Connect, Arc<AtomicUsize>) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(super::super::serve(stream, store.clone(), Arc::new(|_| ())));
+                tokio::spawn(super::super::serve(stream, store.clone(), Arc::clone(&on_served)));
             }
         });
         let connections = Arc::new(AtomicUsize::new(0));
@@ -381,6 +386,19 @@ mod tests {
         let asked = (0..8).map(|_| fetcher.fetch(reference, SOURCE));
         assert!(futures_util::future::join_all(asked).await.iter().all(Result::is_ok));
         assert_eq!(connections.load(Ordering::Relaxed), 1);
+        assert!(std::fs::read(here.path(&reference.digest).unwrap()).unwrap() == bytes());
+    }
+
+    #[tokio::test]
+    async fn a_blob_whose_rate_is_bounded_comes_no_faster() {
+        let ((_one, there), (_two, here)) = (store(), store());
+        let reference = put(&there, &bytes());
+        let rate = Arc::new(Rate::new(16 << 20));
+        let (connect, _) = peer_that(there, Arc::new(move |_| Some(Arc::clone(&rate)))).await;
+        let began = std::time::Instant::now();
+        Fetcher::new(here.clone(), connect).fetch(reference, SOURCE).await.unwrap();
+        // However slow this machine is, it takes no less.
+        assert!(began.elapsed() >= Duration::from_millis(600), "{:?}", began.elapsed());
         assert!(std::fs::read(here.path(&reference.digest).unwrap()).unwrap() == bytes());
     }
 

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use d3b::{BlobReference, Digest};
@@ -16,20 +16,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::{BlobStore, blob_stream};
+use crate::rate::Rate;
 
 /// How long a peer may take to say what it wants.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
-/// Told of each blob that a peer asks for.
-pub type OnServed = Arc<dyn Fn(&Digest) + Send + Sync>;
+/// Told of each blob that a peer asks for, and of each piece of it that is sent; says how fast it may go, if it is to be
+/// bounded.
+pub type OnServed = Arc<dyn Fn(&Digest) -> Option<Arc<Rate>> + Send + Sync>;
 
 /// Answers the requests on a stream that a peer opened, until it closes it.
 pub async fn serve(stream: TcpStream, store: BlobStore, on_served: OnServed) {
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let (store, on_served) = (store.clone(), Arc::clone(&on_served));
-        async move { Ok::<_, Infallible>(answer(&request, store, &*on_served).await) }
+        async move { Ok::<_, Infallible>(answer(&request, store, on_served).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -47,11 +49,7 @@ fn status(status: StatusCode) -> Response<Body> {
     response
 }
 
-async fn answer(
-    request: &Request<hyper::body::Incoming>,
-    store: BlobStore,
-    on_served: &(dyn Fn(&Digest) + Send + Sync),
-) -> Response<Body> {
+async fn answer(request: &Request<hyper::body::Incoming>, store: BlobStore, on_served: OnServed) -> Response<Body> {
     if request.method() != Method::GET {
         return status(StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -71,7 +69,16 @@ async fn answer(
     };
     let Some((from, length)) = range(request, size) else { return status(StatusCode::RANGE_NOT_SATISFIABLE) };
     let stream = blob_stream(&store, file, BlobReference { digest, size }, from, length);
-    let body = StreamBody::new(stream.map_ok(Frame::data)).boxed_unsync();
+    let paced = stream.and_then(move |piece| {
+        let wait = on_served(&digest).map_or(Duration::ZERO, |rate| rate.wait(piece.len() as u64, Instant::now()));
+        async move {
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+            }
+            Ok(Frame::data(piece))
+        }
+    });
+    let body = StreamBody::new(paced).boxed_unsync();
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_LENGTH, length.into());
     if length < size {

@@ -136,12 +136,11 @@ impl Offer {
             .min()
     }
 
-    /// Somebody fetches a blob; if it belongs to the snapshot, that is in use.
-    pub fn fetched(&self, digest: &Digest, now: Instant) {
+    /// Somebody fetches a blob; if it belongs to the snapshot, that is in use. Returns whether it does.
+    pub fn fetched(&self, digest: &Digest, now: Instant) -> bool {
         let mut books = self.shared.lock();
-        if let Some(current) = books.current.as_mut().filter(|current| current.digests.contains(digest)) {
-            current.used = now;
-        }
+        let current = books.current.as_mut().filter(|current| current.digests.contains(digest));
+        current.map(|current| current.used = now).is_some()
     }
 
     /// Drops it if nobody has used it for long.

@@ -307,7 +307,7 @@ async fn peer(store: BlobStore) -> Connect {
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(crate::media::serve(stream, store.clone(), Arc::new(|_| ())));
+            tokio::spawn(crate::media::serve(stream, store.clone(), Arc::new(|_| None)));
         }
     });
     Arc::new(move |_| Box::pin(tokio::net::TcpStream::connect(address)))
