@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use d3b::client::{ClientError, Endpoint, Failure, WriteKey};
 
@@ -15,6 +16,8 @@ static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// The write whose answer is being waited for, and whom to ask for it later.
 static WRITING: Mutex<Option<(WriteKey, Endpoint)>> = Mutex::new(None);
 
+/// What comes within this time is the same wish: timeout(1) sends a signal to a process and to its group.
+const ONE_WISH: Duration = Duration::from_millis(300);
 /// Whether the next signal is a wish to come to an end.
 static SOFT: AtomicBool = AtomicBool::new(false);
 /// Whether that was wished.
@@ -79,12 +82,15 @@ pub fn install(interactive: bool) {
     };
     std::thread::spawn(move || {
         let mut signal = 0;
+        let mut wished: Option<Instant> = None;
         // SAFETY: both pointers are to live values of this thread.
         while unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
-            if !SOFT.swap(false, Ordering::AcqRel) {
+            if SOFT.swap(false, Ordering::AcqRel) {
+                ENDING.store(true, Ordering::Release);
+                wished = Some(Instant::now());
+            } else if wished.is_none_or(|wished| wished.elapsed() > ONE_WISH) {
                 end(signal, interactive);
             }
-            ENDING.store(true, Ordering::Release);
         }
     });
 }
