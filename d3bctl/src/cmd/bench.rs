@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use d3b::api::ClusterInfo;
-use d3b::client::{Body, Endpoint, Method, Request};
+use d3b::client::{Body, ClientError, Endpoint, Method, Request};
 use serde_json::json;
 
 use crate::bench::d3b::{D3b, FILL, Spec, TABLES, content, given_id};
@@ -24,7 +24,7 @@ use crate::session::{CATALOGUE, Session, tell};
 use crate::signals;
 
 use report::Report;
-use verify::{Verification, verify};
+use verify::{Asked, Verification, current_slot, verify};
 
 /// Files of each database that are there to be fetched.
 const FILES: u64 = 64;
@@ -51,6 +51,7 @@ pub(super) fn run(arguments: &Bench, session: &Session, output: &mut Output) -> 
     let stop = signals::end_softly(format!("databases named {names} may be left; d3bctl delete takes them away"));
     let mut made = 0;
     let measured = prepare(&spec, &mut made, session)
+        .and_then(|()| catch_up(&spec, &targets, session))
         .and_then(|()| measure(arguments, &spec, &targets, stop, session))
         .and_then(|(outcome, ledgers)| Ok((outcome, verify(&spec, &ledgers, session)?)));
     let removed = if arguments.keep { keep(&names, session) } else { remove(&spec.databases[..made], session) };
@@ -169,6 +170,22 @@ fn prepare(spec: &Spec, made: &mut usize, session: &Session) -> Result<(), CliEr
             change(put.body("application/octet-stream", bytes), db, session)?;
         }
         progress.add(1);
+    }
+    Ok(())
+}
+
+/// Waits until every server has what there is to read, so that stale reads find it; one that cannot be reached is left
+/// to the load.
+fn catch_up(spec: &Spec, targets: &[Target], session: &Session) -> Result<(), CliError> {
+    let progress = Progress::waiting(&session.settings, "waiting for the replicas");
+    let slot = current_slot(&spec.databases[0], session)?;
+    for target in targets {
+        let Ok(endpoint) = target.host.parse::<Endpoint>() else { continue };
+        progress.say(format!("waiting for {endpoint}"));
+        match (Asked { client: session.client.only(&endpoint), slot, session }).has_caught_up(&spec.databases[0]) {
+            Ok(()) | Err(CliError::Client(ClientError::Unreachable(_))) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }

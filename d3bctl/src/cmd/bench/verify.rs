@@ -121,7 +121,7 @@ fn query(db: &str, sql: &str) -> Request {
 }
 
 /// A slot that is not before any write that was acknowledged.
-fn current_slot(db: &str, session: &Session) -> Result<u64, CliError> {
+pub(super) fn current_slot(db: &str, session: &Session) -> Result<u64, CliError> {
     let wait = session.settings.timeout.unwrap_or(STEP_WAIT);
     let response = session.send(&query(db, "SELECT 1").waiting(wait, true))?;
     match response.number("d3b-slot") {
@@ -131,10 +131,13 @@ fn current_slot(db: &str, session: &Session) -> Result<u64, CliError> {
 }
 
 /// One replica that is asked, as of a slot.
-struct Asked<'a> {
-    client: Client,
-    slot: u64,
-    session: &'a Session,
+pub(super) struct Asked<'a> {
+    /// Knows that replica only.
+    pub client: Client,
+    /// The slot that it must have applied.
+    pub slot: u64,
+    /// What it goes by.
+    pub session: &'a Session,
 }
 
 impl Asked<'_> {
@@ -142,6 +145,11 @@ impl Asked<'_> {
         let wait = self.session.settings.timeout.unwrap_or(STEP_WAIT);
         let request = request.parameter("level", "at-least").parameter("slot", self.slot.to_string());
         self.session.send_with(&self.client, &request.waiting(wait, true).once())
+    }
+
+    /// Waits until it has applied the slot.
+    pub(super) fn has_caught_up(&self, db: &str) -> Result<(), CliError> {
+        self.ask(query(db, "SELECT 1")).map(|_| ())
     }
 
     /// The databases' fingerprints, and what is wrong.
