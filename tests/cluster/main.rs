@@ -5,6 +5,7 @@
 
 mod backup;
 mod bad_input;
+mod bench;
 mod blobs;
 mod clients;
 mod connections;
