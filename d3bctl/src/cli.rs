@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::bench::mix::Mix;
+
 /// The command line of d3b, a RESTful distributed database server.
 ///
 /// It speaks to any replica; when one cannot be reached or cannot serve, the next endpoint is tried. What it writes is
@@ -142,6 +144,8 @@ pub enum Command {
     Status,
     /// Wait until something holds
     Wait(Wait),
+    /// Load the cluster, measure how it does, and see whether it did what it said
+    Bench(Bench),
     /// Print the versions of d3bctl and of the server
     Version,
     /// Print a script that completes commands in a shell
@@ -448,6 +452,66 @@ pub struct Wait {
     pub condition: Condition,
 }
 
+/// What load.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// What to ask for: insert, keyed-insert, batch, update, read, stale-read, media-put, media-get; several with
+    /// their weights, such as insert=1,read=9
+    #[arg(long, value_name = "MIX", default_value = "insert")]
+    pub work: Mix,
+    /// How many clients, each with a connection of its own and one request at a time
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub clients: u32,
+    /// Requests a second, due at fixed times however slow the answers are (an open loop); as many as are answered
+    /// unless told (a closed loop)
+    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    pub rate: Option<f64>,
+    /// For how long it is measured
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// For how long the load runs before it is measured; 0 is not at all
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration_or_none)]
+    pub warm_up: Duration,
+    /// Over how many databases the work is spread, evenly
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub databases: u32,
+    /// Rows of each database that are there to be read and updated
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub rows: u32,
+    /// Rows of a batch
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+    /// Bytes of a row's text
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    pub size: u32,
+    /// Bytes of a media file
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 10, value_parser = clap::value_parser!(u32).range(0..=64 << 20))]
+    pub media_size: u32,
+    /// Whom the clients ask; after a failure each goes on to the next endpoint
+    #[arg(long, value_name = "WHOM", default_value = "all")]
+    pub target: BenchTarget,
+    /// Threads that drive the clients; one does for most servers
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub threads: u32,
+    /// Show every second in the table, too
+    #[arg(long)]
+    pub timeline: bool,
+    /// Leave the databases there at the end
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// Whom a load asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchTarget {
+    /// The endpoints, in equal parts
+    All,
+    /// The first endpoint
+    First,
+    /// The leader at the beginning
+    Leader,
+}
+
 /// Which shell.
 #[derive(Debug, Args)]
 pub struct Completion {
@@ -495,6 +559,19 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(duration) if duration <= TIMEOUT_MAX => Ok(duration),
         Some(_) | None => Err("it is an hour at most".to_owned()),
     }
+}
+
+fn parse_duration_or_none(text: &str) -> Result<Duration, String> {
+    let unit = text.trim_start_matches('0');
+    if unit.len() < text.len() && matches!(unit, "" | "ms" | "s" | "m" | "min" | "h") {
+        return Ok(Duration::ZERO);
+    }
+    parse_duration(text)
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| (0.001..=10_000_000.0).contains(rate));
+    rate.ok_or_else(|| "it is a number from 0.001 to 10,000,000".to_owned())
 }
 
 /// The definition, for manual pages and completions.
@@ -566,6 +643,17 @@ mod tests {
         check_usage(&["list", "--timeout", "2h"]);
         check_usage(&["log", "list", "-n", "1001"]);
         check_usage(&["list", "-q", "-v"]);
+        check_usage(&["bench", "--work", "select"]);
+        check_usage(&["bench", "--rate", "0"]);
+        check_usage(&["bench", "--duration", "0s"]);
+    }
+
+    #[test]
+    fn a_load_may_have_no_warm_up() {
+        for (text, seconds) in [("0", 0), ("0s", 0), ("3s", 3)] {
+            let Command::Bench(bench) = parse(&["bench", "--warm-up", text]).unwrap().command else { panic!() };
+            assert_eq!(bench.warm_up, Duration::from_secs(seconds));
+        }
     }
 
     #[test]

@@ -108,6 +108,15 @@ pub enum CliError {
     /// The user was asked, and said no.
     #[error("nothing was deleted")]
     Declined,
+    /// The operating system does not let a load run.
+    #[error("the load cannot be run")]
+    Load(#[source] io::Error),
+    /// Operations of a load that were answered with what should not be.
+    #[error("{0} operations were answered with an error")]
+    LoadErrors(u64),
+    /// Replicas that do not hold what was acknowledged.
+    #[error("the replicas do not hold what was acknowledged")]
+    LoadMismatch,
 }
 
 /// A command line that makes no sense.
@@ -217,12 +226,14 @@ impl CliError {
             | CliError::JournalBeside(_)
             | CliError::JournalBesideTarget(_)
             | CliError::NotADatabase(_)
+            | CliError::Load(_)
+            | CliError::LoadErrors(_)
             | CliError::Declined => EXIT_REJECTED,
             CliError::DatabaseExists(_) | CliError::FileExists(_) | CliError::ClusterNotEmpty(_) => EXIT_CONFLICT,
             CliError::Archive(ArchiveError::Cut(_) | ArchiveError::Damaged(_)) => EXIT_INTEGRITY,
             CliError::Archive(_) => EXIT_REJECTED,
             CliError::NoSuchTable { .. } => EXIT_NOT_FOUND,
-            CliError::Damaged(_) | CliError::LogsDamaged(_) => EXIT_INTEGRITY,
+            CliError::Damaged(_) | CliError::LogsDamaged(_) | CliError::LoadMismatch => EXIT_INTEGRITY,
             CliError::SomeFiles { code, .. } => *code,
             CliError::NotYet(_) => EXIT_TIMEOUT,
             CliError::Unhealthy(Health::Unreachable) => EXIT_UNREACHABLE,
@@ -262,7 +273,13 @@ impl CliError {
                 "is d3bd running there? -e or D3B_ENDPOINTS names other endpoints"
             }
             CliError::Unhealthy(_) => "d3bctl cluster status tells how the replicas see each other",
-            CliError::File { .. } | CliError::Output(_) | CliError::Input(_) | CliError::Declined => return None,
+            CliError::LoadErrors(_) => "the report shows the first few",
+            CliError::LoadMismatch => "keep the replicas' data and logs: this is a bug, or a disk that lies",
+            CliError::File { .. }
+            | CliError::Output(_)
+            | CliError::Input(_)
+            | CliError::Load(_)
+            | CliError::Declined => return None,
         };
         Some(text.to_owned())
     }

@@ -63,6 +63,12 @@ impl Progress {
         shown(settings, Some(length), "{msg} [{bar:30}] {pos}/{len}", what.into())
     }
 
+    /// Something that takes so long; how far it is is set in milliseconds.
+    pub fn time(settings: &Settings, what: impl Into<String>, length: Duration) -> Shown {
+        let milliseconds = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+        shown(settings, Some(milliseconds), "[{bar:30}] {elapsed} {msg}", what.into())
+    }
+
     /// Something that takes as long as it takes.
     pub fn waiting(settings: &Settings, what: impl Into<String>) -> Shown {
         shown(settings, None, "{spinner} {msg} ({elapsed})", what.into())

@@ -6,6 +6,8 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use d3b::client::{ClientError, Endpoint, Failure, WriteKey};
 
@@ -13,6 +15,15 @@ use d3b::client::{ClientError, Endpoint, Failure, WriteKey};
 static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 /// The write whose answer is being waited for, and whom to ask for it later.
 static WRITING: Mutex<Option<(WriteKey, Endpoint)>> = Mutex::new(None);
+
+/// What comes within this time is the same wish: timeout(1) sends a signal to a process and to its group.
+const ONE_WISH: Duration = Duration::from_millis(300);
+/// Whether the next signal is a wish to come to an end.
+static SOFT: AtomicBool = AtomicBool::new(false);
+/// Whether that was wished.
+static ENDING: AtomicBool = AtomicBool::new(false);
+/// What is left behind, and what to do about it.
+static LEFT: Mutex<Option<String>> = Mutex::new(None);
 
 /// Keeps a file on the list of those to take away.
 #[derive(Debug)]
@@ -38,6 +49,20 @@ pub fn writing(write: Option<(WriteKey, Endpoint)>) {
     *WRITING.lock().expect("no panic while held") = write;
 }
 
+/// From now on the first signal does not end the process, but sets what is returned; the next one ends it, and says
+/// what is `left`, and what to do about it.
+pub fn end_softly(left: String) -> &'static AtomicBool {
+    *LEFT.lock().expect("no panic while held") = Some(left);
+    SOFT.store(true, Ordering::Release);
+    &ENDING
+}
+
+/// From now on a signal ends the process, and nothing is left behind.
+pub fn end_at_once() {
+    SOFT.store(false, Ordering::Release);
+    *LEFT.lock().expect("no panic while held") = None;
+}
+
 /// Lets a thread wait for SIGINT, SIGTERM and SIGHUP. To be called before other threads are started, which then leave
 /// the signals to that one.
 pub fn install(interactive: bool) {
@@ -57,9 +82,15 @@ pub fn install(interactive: bool) {
     };
     std::thread::spawn(move || {
         let mut signal = 0;
+        let mut wished: Option<Instant> = None;
         // SAFETY: both pointers are to live values of this thread.
-        if unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
-            end(signal, interactive);
+        while unsafe { libc::sigwait(&raw const set, &raw mut signal) } == 0 {
+            if SOFT.swap(false, Ordering::AcqRel) {
+                ENDING.store(true, Ordering::Release);
+                wished = Some(Instant::now());
+            } else if wished.is_none_or(|wished| wished.elapsed() > ONE_WISH) {
+                end(signal, interactive);
+            }
         }
     });
 }
@@ -82,6 +113,9 @@ fn end(signal: i32, interactive: bool) {
         let failures = vec![Failure { endpoint, cause: "interrupted".to_owned() }];
         let hint = ClientError::OutcomeUnknown { key, failures }.hint().unwrap_or_default();
         text.push_str(&format!("hint: a request was under way that may have written: {hint}\n"));
+    }
+    if let Some(left) = LEFT.lock().expect("no panic while held").take() {
+        text.push_str(&format!("hint: {left}\n"));
     }
     // Where nobody reads it any more, the exit code says it.
     let _ = std::io::stderr().write_all(text.as_bytes());

@@ -9,10 +9,6 @@ use d3bd::config::{ConfigError, Merged, Settings, environment};
 use d3bd::recover::{Asking, RecoverError};
 use d3bd::{demo, offline, recover, run};
 
-/// Measured: requests make many small allocations, on one thread, that another one frees.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Bad flags, environment or file.
 const EXIT_USAGE: u8 = 2;
 /// It could not start, or stopped itself.

@@ -40,14 +40,16 @@ fn build() -> Programs {
     Programs { d3bd: directory.join("d3bd"), d3bctl: directory.join("d3bctl") }
 }
 
-/// `target/PROFILE`, from `target/PROFILE/deps/THIS`.
+/// `target/PROFILE`, from `target/PROFILE/deps/THIS` of a test or `target/PROFILE/THIS` of a program.
 ///
 /// # Panics
-/// When the running program is no test of cargo's.
+/// When the running program was not built by cargo.
 #[must_use]
 pub fn profile_directory() -> PathBuf {
-    let this = std::env::current_exe().expect("a test knows its own path");
-    this.parent().and_then(Path::parent).expect("a test lies in target/PROFILE/deps").to_owned()
+    let this = std::env::current_exe().expect("a program knows its own path");
+    let directory = this.parent().expect("a program lies in a directory");
+    let directory = if directory.ends_with("deps") { directory.parent().expect("deps lies in it") } else { directory };
+    directory.to_owned()
 }
 
 /// The root of the source tree.

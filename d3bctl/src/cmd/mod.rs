@@ -1,6 +1,7 @@
 //! The commands, one module a noun.
 
 mod backup;
+mod bench;
 mod cluster;
 mod completion;
 mod database;
@@ -53,6 +54,7 @@ pub fn run(command: &Command, session: &Session, output: &mut Output) -> Result<
         Command::Cluster(Cluster::Rebuild) => cluster::rebuild(session, output),
         Command::Status => cluster::status(session, output),
         Command::Wait(arguments) => cluster::wait(arguments.condition, session),
+        Command::Bench(arguments) => bench::run(arguments, session, output),
         Command::Version => cluster::version(session, output),
         Command::Completion(arguments) => completion::run(arguments.shell, output),
     }
