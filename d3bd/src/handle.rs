@@ -28,10 +28,11 @@ use futures_util::Stream;
 use tokio::sync::{Semaphore, watch};
 
 use crate::driver::{DriverStatus, Event, Ticket, Unavailable, WriteFailure, WriteRequest};
-use crate::driving::{Events, Refused};
+use crate::driving::Events;
 use crate::log::LogReader;
 use crate::media::{BlobStore, Fetcher, Kept};
 use crate::peer::Peers;
+use crate::turns::Refused;
 
 pub(crate) use backup::Places;
 pub use backup::{BackupStream, RestoreAnswer};

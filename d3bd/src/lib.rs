@@ -35,3 +35,4 @@ mod scrub;
 pub mod snapshot;
 mod supervisor;
 pub mod time;
+mod turns;

@@ -22,7 +22,7 @@ use crate::catch_up::{Fetching, Taker};
 use crate::config::Settings;
 use crate::disk::sync_directory;
 use crate::driver::{Driver, DriverStatus, Event, Phase, Process, Repair, Start};
-use crate::driving::{Driving, Events};
+use crate::driving::{Driving, EVENTS_MAX, Events};
 use crate::executor::Executor;
 use crate::handle::{Handle, Parts, Waiting};
 use crate::log::{self, LogError};
@@ -193,7 +193,7 @@ enum End {
 fn run_once(settings: &mut Settings) -> Result<End, RunError> {
     make_directory(&settings.data_dir)
         .map_err(|source| RunError::Directory { path: settings.data_dir.clone(), source })?;
-    let events = Events::new();
+    let events = Events::new(EVENTS_MAX);
     let stop = Arc::new(Stop::default());
     let opened = open_log(settings, &events, &stop)?;
     let directory = settings.data_dir.join("databases");
@@ -432,10 +432,12 @@ impl Assembly<'_> {
             runtime: runtime.handle().clone(),
             stop: Arc::clone(&stop),
         };
-        let begun = clock.now().ticks;
-        let driving =
-            Driving { driver, executor, clock, status, stop: Arc::clone(&stop), looks_at: begun, published_at: begun };
-        let driver_thread = events.start(driving).map_err(|source| RunError::System { what: "a thread", source })?;
+        let published_at = clock.now().ticks;
+        let driving = Driving { driver, executor, clock, status, stop: Arc::clone(&stop), published_at };
+        let ended = Arc::clone(&stop);
+        let driver_thread = events
+            .start("d3bd-driver", driving, move || ended.asked())
+            .map_err(|source| RunError::System { what: "a thread", source })?;
 
         let scrub_thread = (settings.scrub_bytes_per_second > 0).then(|| scrub::spawn(scrubber)).transpose();
         let scrub_thread = scrub_thread.map_err(|source| RunError::System { what: "a thread", source })?;
@@ -446,8 +448,10 @@ impl Assembly<'_> {
         // HTTP is drained. The driver ends first: dropping its executor ends the applier, which syncs the databases.
         stop.ask();
         driver_thread.thread().unpark();
-        let executor = driver_thread.join().ok().flatten();
-        let executor = executor.ok_or_else(|| RunError::Poisoned("the driver panicked".to_owned()))?;
+        let driving = driver_thread.join().ok().flatten();
+        let Driving { executor, .. } = driving.ok_or_else(|| RunError::Poisoned("the driver panicked".to_owned()))?;
+        // Nothing is decided any more: whoever waits is told so now, and not when his time is up.
+        executor.waiting.close();
         if let Some(Err(_)) = scrub_thread.map(std::thread::JoinHandle::join) {
             tracing::error!("the thread that looks for damage panicked");
         }

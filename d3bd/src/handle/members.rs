@@ -9,6 +9,7 @@ use d3b_paxos::types::{Change, ChangeError};
 
 use super::{Handle, stopping, unavailable};
 use crate::driver::{DriverStatus, Event, Phase, Unavailable};
+use crate::driving::Driving;
 use crate::peer::{MemberFailure, MemberRequest};
 
 /// How long to wait before what was refused for the moment is asked again.
@@ -142,7 +143,7 @@ impl Handle {
 
     /// What there is to know of the driver, now: what it publishes by itself may be a moment old.
     pub(super) fn status(&self) -> Arc<DriverStatus> {
-        self.parts().events.publish();
+        self.parts().events.look(Driving::publish);
         Arc::clone(&self.parts().status.borrow())
     }
 

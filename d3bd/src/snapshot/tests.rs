@@ -320,7 +320,7 @@ async fn a_snapshot_is_received_although_it_breaks_off() {
     let taken = take_of(source.path(), None);
     let target = replica(3, 2);
     let blobs = open_blobs(target.path());
-    let events = Events::new();
+    let events = Events::new(100);
     let told = events.clone();
     let fetching = Fetching {
         data_dir: target.path().to_owned(),
