@@ -37,7 +37,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     pub(super) fn begin_catch_up(&mut self, from: ReplicaId, rebuild: bool) {
         let now = self.now.ticks;
         let ask_at = Ticks(now.0 + ASK_INTERVAL.0);
-        if let Some(under_way) = self.catch_up.as_mut().filter(|it| now < it.deadline) {
+        // One that was begun for want of the log says nothing of a rebuild, and would not be gone on with.
+        if let Some(under_way) = self.catch_up.as_mut().filter(|it| now < it.deadline && (it.rebuild || !rebuild)) {
             let waits = under_way.from == from && under_way.manifest.is_none() && now >= under_way.ask_at;
             if waits {
                 under_way.ask_at = ask_at;
@@ -72,6 +73,10 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     }
 
     /// A peer has a snapshot for this replica.
+            // What was found wrong with this replica while the copies were made is in the copies.
+            Ok(_) if !matches!(self.stage, Stage::Running(_)) => {
+                PeerMessage::SnapshotRefused { reason: "this replica takes no part".to_owned() }
+            }
     pub(super) fn handle_snapshot_ready(&mut self, from: ReplicaId, slot: Slot, manifest: BlobReference) {
         let now = self.now.ticks;
         let applied = self.applied;
@@ -90,13 +95,29 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     /// A peer cannot give one.
     pub(super) fn handle_snapshot_refused(&mut self, from: ReplicaId, reason: &str) {
+        if let Stage::Quarantined(quarantine) = &self.stage
+            && slot < quarantine.base
+        {
+            // The log goes on with records behind a gap then. A later one is taken when nobody uses this one any more.
+            tracing::warn!(peer = %from, %slot, base = %quarantine.base, "a snapshot ends before the log begins");
+            return self.fail_rebuild();
+        }
         let Some(refused) = self.catch_up.as_ref().filter(|it| it.from == from && it.manifest.is_none()) else {
             return;
         };
         tracing::warn!(peer = %from, reason, "a peer cannot give a snapshot");
         // The leader says again and again that this replica is behind, and is asked again, though not as often.
         if refused.rebuild {
-            self.end_catch_up();
+            self.fail_rebuild();
+        }
+    }
+
+    /// Whoever was asked gives nothing that a replica can be rebuilt from. The next one is asked when the time that this
+    /// one had to answer is over: where all refuse, they are not asked more often than that.
+    fn fail_rebuild(&mut self) {
+        if let Some(catch_up) = &mut self.catch_up {
+            catch_up.manifest = None;
+            catch_up.deadline = catch_up.ask_at;
         }
     }
 
@@ -120,7 +141,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Ok(_) => self.catch_up = None,
             Err(reason) => {
                 tracing::warn!(peer = %catch_up.from, reason, "a snapshot could not be fetched");
-                self.end_catch_up();
+                if catch_up.rebuild { self.fail_rebuild() } else { self.end_catch_up() }
             }
         }
     }

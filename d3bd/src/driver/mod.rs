@@ -211,7 +211,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         }
         if let Some(reason) = self.start.repair.quarantined.clone() {
             tracing::error!(reason, "this replica is quarantined: it does not vote or answer (see d3b-recovery(7))");
-            self.stage = Stage::Quarantined(Box::new(Quarantine { reason, configuration }));
+            self.stage = Stage::Quarantined(Box::new(Quarantine { reason, configuration, base: self.start.base }));
             return self.rebuild_by_itself();
         }
         let restored = Restored {
