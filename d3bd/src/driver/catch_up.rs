@@ -54,6 +54,13 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     /// A peer needs a snapshot.
     pub(super) fn handle_snapshot_request(&mut self, from: ReplicaId) {
+        #[cfg(feature = "planted-bugs")]
+        if let Stage::Quarantined(quarantine) = &self.stage
+            && self.breaks(super::Planted::QuarantinedGives)
+        {
+            let configuration = quarantine.configuration.clone();
+            return self.effects.push(Effect::TakeSnapshot { to: from, configuration });
+        }
         let Stage::Running(replica) = &self.stage else {
             let message = PeerMessage::SnapshotRefused { reason: "this replica takes no part".to_owned() };
             self.effects.push(Effect::Send { to: from, message });
@@ -66,6 +73,10 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     /// A snapshot that a peer asked for is there, or not.
     pub(super) fn answer_snapshot_request(&mut self, to: ReplicaId, result: Result<(Slot, BlobReference), String>) {
         let message = match result {
+            // What was found wrong with this replica while the copies were made is in the copies.
+            Ok(_) if !matches!(self.stage, Stage::Running(_)) => {
+                PeerMessage::SnapshotRefused { reason: "this replica takes no part".to_owned() }
+            }
             Ok((slot, manifest)) => PeerMessage::SnapshotReady { slot, digest: manifest.digest, size: manifest.size },
             Err(reason) => PeerMessage::SnapshotRefused { reason },
         };
@@ -73,10 +84,6 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     }
 
     /// A peer has a snapshot for this replica.
-            // What was found wrong with this replica while the copies were made is in the copies.
-            Ok(_) if !matches!(self.stage, Stage::Running(_)) => {
-                PeerMessage::SnapshotRefused { reason: "this replica takes no part".to_owned() }
-            }
     pub(super) fn handle_snapshot_ready(&mut self, from: ReplicaId, slot: Slot, manifest: BlobReference) {
         let now = self.now.ticks;
         let applied = self.applied;
@@ -88,13 +95,6 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             self.catch_up = None;
             return;
         }
-        catch_up.manifest = Some(manifest.digest);
-        catch_up.deadline = Ticks(now.0 + SNAPSHOT_PATIENCE.0);
-        self.effects.push(Effect::FetchSnapshot { from, manifest });
-    }
-
-    /// A peer cannot give one.
-    pub(super) fn handle_snapshot_refused(&mut self, from: ReplicaId, reason: &str) {
         if let Stage::Quarantined(quarantine) = &self.stage
             && slot < quarantine.base
         {
@@ -102,6 +102,13 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             tracing::warn!(peer = %from, %slot, base = %quarantine.base, "a snapshot ends before the log begins");
             return self.fail_rebuild();
         }
+        catch_up.manifest = Some(manifest.digest);
+        catch_up.deadline = Ticks(now.0 + SNAPSHOT_PATIENCE.0);
+        self.effects.push(Effect::FetchSnapshot { from, manifest });
+    }
+
+    /// A peer cannot give one.
+    pub(super) fn handle_snapshot_refused(&mut self, from: ReplicaId, reason: &str) {
         let Some(refused) = self.catch_up.as_ref().filter(|it| it.from == from && it.manifest.is_none()) else {
             return;
         };
