@@ -110,9 +110,8 @@ impl Taker {
         let source = engine.begin_snapshot()?;
         let slot = source.slot();
         let reservation = self.offer.reserve(slot);
-        // Only what was adopted at or before the snapshot's slot is in effect there; and everything that was adopted up to
-        // there is known here, as this thread has applied it.
-        let configuration = self.configuration.clone().filter(|known| known.slot <= slot);
+        // It may have come later than the snapshot's slot: then whoever takes the snapshot over is told of it, and no more.
+        let configuration = self.configuration.clone();
         let record = self.log.read(slot, slot, 0).ok().and_then(|records| records.into_iter().next());
         let (Some(configuration), Some(record)) = (configuration, record) else {
             self.busy.store(false, Ordering::Release);

@@ -101,6 +101,7 @@ fn options(arguments: &Arguments, seed: u64) -> Options {
         tell: arguments.trace,
         careless_sweep: false,
         careless_manifest: false,
+        careless_quarantine: false,
     }
 }
 
@@ -108,10 +109,13 @@ fn replay(arguments: &Arguments, seed: u64) -> ExitCode {
     match run(seed, options(arguments, seed)) {
         Ok(report) => {
             print!("{}", report.story);
-            let Report { digest, events, chosen, answered, simulated_us, installed, changes, .. } = report;
+            let Report {
+                digest, events, chosen, answered, simulated_us, installed, quarantined, rebuilt, changes, ..
+            } = report;
             println!(
                 "seed {seed}: digest {digest:016x}, {events} events, {chosen} slots chosen, {answered} operations \
-                 answered, {installed} snapshots installed, {changes} changes of members, {:.1} simulated seconds",
+                 answered, {installed} snapshots installed, {changes} changes of members, {quarantined} quarantined, \
+                 {rebuilt} rebuilt, {:.1} simulated seconds",
                 seconds(simulated_us)
             );
             ExitCode::SUCCESS
@@ -131,6 +135,8 @@ struct Totals {
     chosen: usize,
     answered: usize,
     installed: u64,
+    quarantined: u64,
+    rebuilt: u64,
     changes: u64,
     simulated_us: u64,
     faults: BTreeMap<Fault, u64>,
@@ -146,6 +152,8 @@ impl Totals {
                 self.chosen += report.chosen;
                 self.answered += report.answered;
                 self.installed += u64::from(report.installed);
+                self.quarantined += u64::from(report.quarantined);
+                self.rebuilt += u64::from(report.rebuilt);
                 self.changes += u64::from(report.changes);
                 self.simulated_us += report.simulated_us;
                 for (fault, count) in report.faults {
@@ -208,7 +216,8 @@ fn tell(totals: &Totals, elapsed: Duration, threads: usize) {
     let rate = totals.seeds as f64 / wall;
     println!(
         "{} seeds in {wall:.1} s ({rate:.0} a second, {:.0} a second and thread), {:.1} simulated hours, {} events, \
-         {} slots chosen, {} operations answered, {} snapshots installed, {} changes of members",
+         {} slots chosen, {} operations answered, {} snapshots installed, {} changes of members, {} quarantined, \
+         {} rebuilt",
         totals.seeds,
         rate / threads as f64,
         seconds(totals.simulated_us) / 3_600.0,
@@ -217,6 +226,8 @@ fn tell(totals: &Totals, elapsed: Duration, threads: usize) {
         totals.answered,
         totals.installed,
         totals.changes,
+        totals.quarantined,
+        totals.rebuilt,
     );
     let faults: Vec<String> = totals.faults.iter().map(|(fault, count)| format!("{} {count}", fault.name())).collect();
     println!("faults: {}", faults.join(", "));

@@ -12,7 +12,14 @@ use d3b_tests::sim::{Engine, Failure, Options, Report, run, run_planted};
 const SEEDS_MAX: u64 = 3_000;
 
 fn options(engine: Engine) -> Options {
-    Options { engine, scale: Scale::Short, tell: false, careless_sweep: false, careless_manifest: false }
+    Options {
+        engine,
+        scale: Scale::Short,
+        tell: false,
+        careless_sweep: false,
+        careless_manifest: false,
+        careless_quarantine: false,
+    }
 }
 
 #[track_caller]
@@ -66,6 +73,11 @@ const FOUND: &[(u64, Scale, &str)] = &[
     (11, Scale::Short, "a learner that was removed and never heard of it"),
     (1_359, Scale::Short, "half a minute of waiting for a snapshot that a lost message had asked for"),
     (4_331, Scale::Short, "files that were gone with the replica that another one replaced"),
+    (1_151, Scale::Short, "quarantined replicas that ask one another for a snapshot without a pause"),
+    (1_551, Scale::Short, "a snapshot fetched again and again that ends before the own log begins"),
+    (2_076, Scale::Short, "a snapshot given by a replica that was quarantined while it was taken"),
+    (1_903, Scale::Short, "a rebuild kept from beginning by a snapshot that was asked for before and never came"),
+    (20_004, Scale::Short, "a rebuild kept from beginning by a snapshot that nobody gave"),
     (5_313, Scale::Short, "a history that the checker was never done with"),
 ];
 
@@ -100,6 +112,14 @@ fn planted_bugs_are_found() {
             run_planted(seed, options, |driver| driver.plant(planted))
         });
     }
+    for planted in d3bd::driver::Planted::ALL {
+        check_planted(&format!("{planted:?}"), Scale::Short, |seed, options| {
+            run_planted(seed, options, |driver| driver.mislead(planted))
+        });
+    }
+    check_planted("a quarantine that a restart forgets", Scale::Short, |seed, options| {
+        run(seed, Options { careless_quarantine: true, ..options })
+    });
     check_planted("a blob collected between acknowledgement and commit", Scale::Files, |seed, options| {
         run(seed, Options { careless_sweep: true, ..options })
     });

@@ -46,7 +46,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     pub(super) fn begin_catch_up(&mut self, from: ReplicaId, rebuild: bool) {
         let now = self.now.ticks;
         let ask_at = Ticks(now.0 + ASK_INTERVAL.0);
-        if let Some(under_way) = self.catch_up.as_mut().filter(|it| now < it.deadline) {
+        // One that was begun for want of the log says nothing of a rebuild, and would not be gone on with.
+        if let Some(under_way) = self.catch_up.as_mut().filter(|it| now < it.deadline && (it.rebuild || !rebuild)) {
             let waits = under_way.from == from && under_way.manifest.is_none() && now >= under_way.ask_at;
             if waits {
                 under_way.ask_at = ask_at;
@@ -62,6 +63,13 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     /// A peer needs a snapshot.
     pub(super) fn handle_snapshot_request(&mut self, from: ReplicaId) {
+        #[cfg(feature = "planted-bugs")]
+        if let Stage::Quarantined(quarantine) = &self.stage
+            && self.breaks(super::Planted::QuarantinedGives)
+        {
+            let configuration = quarantine.configuration.clone();
+            return self.effects.push(Effect::TakeSnapshot { to: from, configuration });
+        }
         let Stage::Running(replica) = &self.stage else {
             let message = PeerMessage::SnapshotRefused { reason: "this replica takes no part".to_owned() };
             self.effects.push(Effect::Send { to: from, message });
@@ -74,6 +82,10 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     /// A snapshot that a peer asked for is there, or not.
     pub(super) fn answer_snapshot_request(&mut self, to: ReplicaId, result: Result<(Slot, BlobReference), String>) {
         let message = match result {
+            // What was found wrong with this replica while the copies were made is in the copies.
+            Ok(_) if !matches!(self.stage, Stage::Running(_)) => {
+                PeerMessage::SnapshotRefused { reason: "this replica takes no part".to_owned() }
+            }
             Ok((slot, manifest)) => PeerMessage::SnapshotReady { slot, digest: manifest.digest, size: manifest.size },
             Err(reason) => PeerMessage::SnapshotRefused { reason },
         };
@@ -92,6 +104,13 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             self.catch_up = None;
             return;
         }
+        if let Stage::Quarantined(quarantine) = &self.stage
+            && slot < quarantine.base
+        {
+            // The log goes on with records behind a gap then. A later one is taken when nobody uses this one any more.
+            tracing::warn!(peer = %from, %slot, base = %quarantine.base, "a snapshot ends before the log begins");
+            return self.fail_rebuild();
+        }
         catch_up.manifest = Some(manifest.digest);
         catch_up.deadline = Ticks(now.0 + SNAPSHOT_PATIENCE.0);
         self.effects.push(Effect::FetchSnapshot { from, manifest });
@@ -105,7 +124,16 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         tracing::warn!(peer = %from, reason, "a peer cannot give a snapshot");
         // The leader says again and again that this replica is behind, and is asked again, though not as often.
         if refused.rebuild {
-            self.end_catch_up();
+            self.fail_rebuild();
+        }
+    }
+
+    /// Whoever was asked gives nothing that a replica can be rebuilt from. The next one is asked when the time that this
+    /// one had to answer is over: where all refuse, they are not asked more often than that.
+    fn fail_rebuild(&mut self) {
+        if let Some(catch_up) = &mut self.catch_up {
+            catch_up.manifest = None;
+            catch_up.deadline = catch_up.ask_at;
         }
     }
 
@@ -129,7 +157,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Ok(_) => self.catch_up = None,
             Err(reason) => {
                 tracing::warn!(peer = %catch_up.from, reason, "a snapshot could not be fetched");
-                self.end_catch_up();
+                if catch_up.rebuild { self.fail_rebuild() } else { self.end_catch_up() }
             }
         }
     }

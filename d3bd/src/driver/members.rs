@@ -234,6 +234,12 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         }
         let others = configuration.members.keys().filter(|id| **id != self.me());
         let mut executions = others.map(|id| self.members.about.get(id).map(|about| about.execution));
+        #[cfg(feature = "planted-bugs")]
+        if self.breaks(super::Planted::ExecutionOfMajority) {
+            let newer = executions.clone().flatten().filter(|version| *version > configuration.execution).count();
+            let risen = self.start.execution > configuration.execution && 2 * (newer + 1) > configuration.members.len();
+            return risen.then_some(Change::Execution { version: self.start.execution });
+        }
         let lowest = executions.try_fold(self.start.execution, |lowest, one| Some(lowest.min(one?)))?;
         (lowest > configuration.execution).then_some(Change::Execution { version: lowest })
     }

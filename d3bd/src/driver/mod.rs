@@ -11,6 +11,8 @@ mod event;
 mod fingerprints;
 mod members;
 mod offers;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod quarantine;
 mod reads;
 mod status;
@@ -31,6 +33,8 @@ pub use event::{
     ApplyReport, Effect, Event, OwnOutcome, Process, ReadRequest, Ticket, Unavailable, WriteFailure, WriteRequest,
 };
 pub use fingerprints::Divergence;
+#[cfg(feature = "planted-bugs")]
+pub use planted::Planted;
 pub use quarantine::Repair;
 pub use status::{DriverStatus, Load, MemberStatus, Outline, Pending, Phase};
 
@@ -135,6 +139,9 @@ pub struct Driver<S, D = Durable> {
     /// The rule that the core breaks, in mutation tests.
     #[cfg(feature = "planted-bugs")]
     planted: Option<d3b_paxos::Planted>,
+    /// The rule that the driver itself breaks, in mutation tests.
+    #[cfg(feature = "planted-bugs")]
+    misled: Option<Planted>,
 }
 
 impl<S: Storage + Clone, D: Proof> Driver<S, D> {
@@ -175,6 +182,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             retry_at: now.ticks,
             #[cfg(feature = "planted-bugs")]
             planted: None,
+            #[cfg(feature = "planted-bugs")]
+            misled: None,
             start,
         };
         match driver.start.configuration.clone() {
@@ -211,7 +220,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         }
         if let Some(reason) = self.start.repair.quarantined.clone() {
             tracing::error!(reason, "this replica is quarantined: it does not vote or answer (see d3b-recovery(7))");
-            self.stage = Stage::Quarantined(Box::new(Quarantine { reason, configuration }));
+            self.stage = Stage::Quarantined(Box::new(Quarantine { reason, configuration, base: self.start.base }));
             return self.rebuild_by_itself();
         }
         let restored = Restored {
@@ -654,6 +663,11 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     // Reads.
 
     fn begin_read(&mut self, request: &ReadRequest) {
+        #[cfg(feature = "planted-bugs")]
+        if self.breaks(Planted::QuarantinedAnswers) && matches!(self.stage, Stage::Quarantined(_)) {
+            self.effects.push(Effect::ReadDone { ticket: request.ticket, result: Ok(self.applied) });
+            return;
+        }
         let refused = match self.unavailable() {
             Some(reason) => Some(reason),
             None => (!self.reads.add(request)).then_some(Unavailable::Overloaded),

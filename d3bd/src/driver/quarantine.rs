@@ -32,6 +32,8 @@ pub(super) struct Quarantine {
     pub(super) reason: String,
     /// The members, of whom one may have what it is rebuilt from.
     pub(super) configuration: Configuration,
+    /// Where its log begins: a snapshot of less is of no use.
+    pub(super) base: Slot,
 }
 
 /// Two ways to look at the same data.
@@ -149,8 +151,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     fn quarantine(&mut self, reason: String) {
         let Stage::Running(replica) = &self.stage else { return };
         tracing::error!(reason, "this replica is quarantined: it votes and answers no more (see d3b-recovery(7))");
-        let configuration = replica.configuration().clone();
-        self.stage = Stage::Quarantined(Box::new(Quarantine { reason: reason.clone(), configuration }));
+        let (configuration, base) = (replica.configuration().clone(), replica.status().base);
+        self.stage = Stage::Quarantined(Box::new(Quarantine { reason: reason.clone(), configuration, base }));
         self.effects.push(Effect::PersistQuarantine(reason.clone()));
         // A batch that becomes durable now says nothing any more.
         self.dependent.clear();
@@ -185,7 +187,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         }
     }
 
-    /// The members that this replica may be rebuilt from: those that are heard from, if any are.
+    /// The members that this replica may be rebuilt from: those that are heard from, if any are; else whoever tells what it
+    /// holds. Who has joined since this replica was quarantined, it does not know.
     pub(super) fn healthy_members(&self) -> Vec<ReplicaId> {
         let configuration = match &self.stage {
             Stage::Running(replica) => replica.configuration(),
@@ -194,7 +197,12 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         };
         let others: Vec<ReplicaId> = configuration.voters().filter(|id| *id != self.me()).collect();
         let reachable: Vec<ReplicaId> = others.iter().copied().filter(|id| self.is_reachable(*id)).collect();
-        if reachable.is_empty() { others } else { reachable }
+        if !reachable.is_empty() {
+            return reachable;
+        }
+        let telling = self.applied_by.keys().copied().filter(|id| *id != self.me() && self.is_reachable(*id));
+        let telling: Vec<ReplicaId> = telling.collect();
+        if telling.is_empty() { others } else { telling }
     }
 }
 
@@ -255,8 +263,8 @@ mod tests {
         DatabaseId::derive(&d3b::DatabaseName::new("shop").unwrap(), "")
     }
 
-    /// Replica 1 of some, which holds `[1; 16]`.
-    fn driver(voters: u32, repair: Repair) -> Driver<Empty, Written> {
+    /// What replica 1 of some starts with.
+    fn start(voters: u32, repair: Repair) -> Start {
         let member = |id: u32| (ReplicaId(id), Member::voter(DiskId([id.to_le_bytes()[0]; 16]), format!("peer:{id}")));
         let members: BTreeMap<ReplicaId, Member> = (1..=voters).map(member).collect();
         let settings = Settings {
@@ -270,7 +278,7 @@ mod tests {
             message_bytes_max: 1 << 20,
             clock_ahead_ms_max: 1_000,
         };
-        let start = Start {
+        Start {
             settings,
             execution: 1,
             joins: false,
@@ -282,8 +290,12 @@ mod tests {
             last: Slot::ZERO,
             applied: Slot::ZERO,
             repair,
-        };
-        let mut driver = Driver::new(start, Empty, now(0)).unwrap();
+        }
+    }
+
+    /// It, holding `[1; 16]`.
+    fn driver(voters: u32, repair: Repair) -> Driver<Empty, Written> {
+        let mut driver = Driver::new(start(voters, repair), Empty, now(0)).unwrap();
         driver.sums.record_chain(shop(), PLACE_SLOT, [1; 16]);
         driver.sums.record_content(shop(), PLACE_SLOT, [1; 16]);
         driver
@@ -294,8 +306,12 @@ mod tests {
     }
 
     fn tell(driver: &mut Driver<Empty, Written>, from: u32, sum: u8) {
+        tell_at(driver, 1, from, sum);
+    }
+
+    fn tell_at(driver: &mut Driver<Empty, Written>, ticks: u64, from: u32, sum: u8) {
         let message = PeerMessage::Gossip { applied: PLACE_SLOT, fingerprints: vec![(shop(), PLACE_SLOT, [sum; 16])] };
-        driver.handle(now(1), Event::Peer { from: ReplicaId(from), message }).unwrap();
+        driver.handle(now(ticks), Event::Peer { from: ReplicaId(from), message }).unwrap();
     }
 
     fn is_quarantined(driver: &Driver<Empty, Written>) -> bool {
@@ -388,5 +404,93 @@ mod tests {
         healthy.handle(now(1), Event::Rebuild { force: true }).unwrap();
         assert!(is_quarantined(&healthy));
         assert_eq!(rebuilds(&mut healthy), 1);
+    }
+
+    #[test]
+    fn where_all_refuse_they_are_not_asked_all_the_time() {
+        let mut driver = driver(3, Repair { quarantined: Some("it differs".to_owned()), auto: true });
+        let mut asked = Vec::new();
+        for ticks in 0..10_000 {
+            driver.tick(now(ticks)).unwrap();
+            driver.pump().unwrap();
+            for effect in driver.take_effects() {
+                let Effect::Send { to, message: PeerMessage::SnapshotRequest } = effect else { continue };
+                asked.push(to.0);
+                let message = PeerMessage::SnapshotRefused { reason: "another one is being taken".to_owned() };
+                driver.handle(now(ticks), Event::Peer { from: to, message }).unwrap();
+            }
+        }
+        assert!((5..=11).contains(&asked.len()), "{asked:?}");
+        assert!(asked.contains(&2) && asked.contains(&3), "{asked:?}");
+    }
+
+    #[test]
+    fn a_snapshot_that_ends_before_the_log_begins_is_not_fetched() {
+        let check = |slot: u64, fetched: bool| {
+            let mut start = start(3, Repair { quarantined: Some("it differs".to_owned()), auto: true });
+            (start.base, start.last, start.applied) = (Slot(10), Slot(12), Slot(12));
+            let mut driver: Driver<Empty, Written> = Driver::new(start, Empty, now(0)).unwrap();
+            let reference = d3b::BlobReference { digest: d3b::Digest([1; 32]), size: 1 };
+            let message =
+                PeerMessage::SnapshotReady { slot: Slot(slot), digest: reference.digest, size: reference.size };
+            driver.handle(now(1), Event::Peer { from: ReplicaId(2), message }).unwrap();
+            let effects = driver.take_effects();
+            let fetches = |effect: &Effect<Written>| matches!(effect, Effect::FetchSnapshot { .. });
+            assert_eq!(effects.iter().any(fetches), fetched, "of slot {slot}");
+        };
+        check(9, false);
+        check(10, true);
+        check(11, true);
+    }
+
+    #[test]
+    fn a_snapshot_that_is_ready_too_late_is_not_given() {
+        let check = |quarantined: bool| {
+            let mut driver = driver(3, Repair::default());
+            driver.handle(now(1), Event::Peer { from: ReplicaId(3), message: PeerMessage::SnapshotRequest }).unwrap();
+            if quarantined {
+                tell(&mut driver, 2, 2);
+                tell(&mut driver, 3, 2);
+            }
+            driver.take_effects();
+            let manifest = d3b::BlobReference { digest: d3b::Digest([1; 32]), size: 1 };
+            let result = Ok((PLACE_SLOT, manifest));
+            driver.handle(now(2), Event::SnapshotTaken { to: ReplicaId(3), result }).unwrap();
+            let gives = |effect: &Effect<Written>| {
+                matches!(effect, Effect::Send { message: PeerMessage::SnapshotReady { .. }, .. })
+            };
+            assert_eq!(driver.take_effects().iter().any(gives), !quarantined);
+        };
+        check(false);
+        check(true);
+    }
+
+    #[test]
+    fn one_whose_peers_have_all_been_replaced_asks_those_that_tell_what_they_hold() {
+        let mut driver = driver(3, Repair { quarantined: Some("it differs".to_owned()), auto: true });
+        driver.take_effects();
+        let mut asked = Vec::new();
+        for ticks in 0..70_000 {
+            if ticks % 1_000 == 0 {
+                tell_at(&mut driver, ticks, 4, 2);
+            }
+            driver.tick(now(ticks)).unwrap();
+            let effects = driver.take_effects();
+            asked.extend(effects.into_iter().filter_map(|effect| match effect {
+                Effect::Send { to, message: PeerMessage::SnapshotRequest } => Some(to.0),
+                _ => None,
+            }));
+        }
+        assert!(asked.contains(&4), "{asked:?}");
+    }
+
+    #[test]
+    fn a_snapshot_that_was_asked_for_before_does_not_keep_it_from_being_rebuilt() {
+        let mut driver = driver(3, Repair { quarantined: None, auto: true });
+        driver.begin_catch_up(ReplicaId(3), false);
+        driver.take_effects();
+        tell(&mut driver, 2, 2);
+        tell(&mut driver, 3, 2);
+        assert!(driver.take_effects().iter().any(asks_for_snapshot));
     }
 }

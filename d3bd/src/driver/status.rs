@@ -257,7 +257,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Stage::Adopting => {}
             Stage::Outcast(reason) => status.phase = Phase::Outcast { reason: reason.clone() },
             Stage::Quarantined(quarantine) => {
-                let Quarantine { reason, configuration } = &**quarantine;
+                let Quarantine { reason, configuration, base: _ } = &**quarantine;
                 status.phase = Phase::Quarantined { reason: reason.clone() };
                 status.set_configuration(configuration);
                 let members = configuration.members.iter().map(|(id, member)| self.member(*id, &member.peer));

@@ -167,7 +167,9 @@ impl Store {
             put(&transaction, "base", &seal(disk, "base", encode(&record.slot)))?;
             put(&transaction, "ahead", &seal(disk, "ahead", encode(ahead)))?;
             if newer {
-                let adopted = Adopted { configuration: configuration.clone(), held: true };
+                // One that came later was not held here; this replica was told of it.
+                let held = configuration.slot <= record.slot;
+                let adopted = Adopted { configuration: configuration.clone(), held };
                 put(&transaction, "configuration", &seal(disk, "configuration", encode_configuration(&adopted)))?;
             }
             Ok(())

@@ -121,7 +121,6 @@ impl Manifest {
             () if self.slot == Slot::ZERO || self.record.slot != self.slot => Err("its record is that of another slot"),
             // SQLite's integers end there.
             () if slots.into_iter().any(|slot| i64::try_from(slot.0).is_err()) => Err("a slot is out of range"),
-            () if self.configuration.slot > self.slot => Err("its configuration came later"),
             () if !self.configuration.is_sane() => Err("no cluster has its configuration"),
             () if !ids.contains(&DatabaseId::catalogue()) => Err("the catalogue is not among its databases"),
             () if ids.len() != self.databases.len() => Err("it names a database twice"),

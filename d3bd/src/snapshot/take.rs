@@ -58,7 +58,7 @@ pub fn take(
     if slot == Slot::ZERO {
         return Err(TakeError::Empty);
     }
-    if record.slot != slot || configuration.slot > slot {
+    if record.slot != slot {
         return Err(TakeError::Beside(slot));
     }
     let known = earlier.into_iter().flat_map(|manifest| &manifest.databases);

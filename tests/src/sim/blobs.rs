@@ -27,6 +27,7 @@ impl<M: Machine> World<'_, M> {
             self.look_for_files(id)?;
             self.expire_offer(id);
             self.cut_if_due(id)?;
+            self.scrub_if_due(id)?;
         }
         let node = self.node(id);
         let Some(process) = &mut node.process else { return Ok(()) };

@@ -94,9 +94,10 @@ impl LogFile {
         contents.records = contents.records.split_off(&base);
     }
 
-    /// Begins it anew behind a snapshot, by the rules of the shipped log; false if it begins later already.
+    /// Begins it anew behind a snapshot, by the rules of the shipped log; false if it begins later already. A careless one
+    /// takes every configuration for one that was held.
     #[must_use]
-    pub fn begin_at(&self, record: &Record, configuration: &Configuration) -> bool {
+    pub fn begin_at(&self, record: &Record, configuration: &Configuration, careless: bool) -> bool {
         if self.base() > record.slot {
             return false;
         }
@@ -109,7 +110,8 @@ impl LogFile {
         }
         let newer = contents.configuration.as_ref().is_none_or(|(known, _)| known.epoch < configuration.epoch);
         if newer {
-            contents.configuration = Some((configuration.clone(), true));
+            let held = configuration.slot <= record.slot || careless;
+            contents.configuration = Some((configuration.clone(), held));
         }
         true
     }

@@ -3,15 +3,18 @@
 //! A killed process leaves its files as they are. A power cut takes from each write-ahead log an end of any length that
 //! was not synced, be it in the middle of a page, and leaves noise there; it does so to every database by itself.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use d3b::{Arguments, Digest, RowSink, SinkClosed, Slot, Statement, ValueRef};
+use d3b::{Arguments, DatabaseId, Digest, RowSink, SinkClosed, Slot, Statement, ValueRef};
+use d3b_engine::scrub::{Pace, Scrubbed};
 use d3b_engine::{Blobs, EXECUTION, Engine, LogEntry, Options, Progress, SnapshotSource};
 use tempfile::TempDir;
 
-use super::machine::{Audit, Machine, file_value};
+use super::machine::{Audit, Content, Machine, file_value};
 use super::random::Random;
 use super::workload::{self, DATABASE, Register, TEMPORARY};
 
@@ -38,6 +41,10 @@ pub struct Real {
     engine: Engine,
     directory: PathBuf,
     synced: Synced,
+    /// How far everything was applied when it was last synced.
+    synced_at: Option<Slot>,
+    /// What the state referred to when so much of the log was applied.
+    referenced: RefCell<Option<(Slot, Vec<Digest>)>>,
 }
 
 /// A directory in memory where there is one.
@@ -64,7 +71,8 @@ impl Machine for Real {
         }
         let directory = image.current();
         let engine = Engine::open(&directory, Options { connections_max: 2 }).map_err(|fatal| fatal.to_string())?;
-        Ok(Real { engine, directory, synced: std::mem::take(&mut image.synced) })
+        let synced = std::mem::take(&mut image.synced);
+        Ok(Real { engine, directory, synced, synced_at: None, referenced: RefCell::default() })
     }
 
     fn resume_after(&self) -> Slot {
@@ -80,6 +88,10 @@ impl Machine for Real {
     }
 
     fn checkpoint(&mut self) -> Result<(), String> {
+        if self.synced_at == Some(self.engine.applied()) {
+            return Ok(());
+        }
+        self.synced_at = Some(self.engine.applied());
         self.engine.checkpoint().map_err(|fatal| fatal.to_string())?;
         self.synced = logs(&self.directory);
         Ok(())
@@ -116,6 +128,37 @@ impl Machine for Real {
             std::fs::remove_dir_all(&before).expect("a directory in memory");
         }
         image.synced = logs(&after);
+    }
+
+    fn rot(&mut self, registers: u64, random: &mut Random) -> Result<bool, String> {
+        let (value, row, seen) = (random.between(1 << 40, 1 << 50), random.below(registers), random.percent(70));
+        let ids = self.engine.readers().ids().map_err(|rejection| rejection.detail)?;
+        let mut rotten = false;
+        for id in ids.into_iter().filter(|id| *id != DatabaseId::catalogue()) {
+            let path = self.directory.join(format!("{id}.sqlite3"));
+            let connection = rusqlite::Connection::open(path).map_err(|error| error.to_string())?;
+            // Nothing that is written later makes the first row right again. Another database has no such table.
+            let put = |row: i64, value: u64| {
+                let value = i64::try_from(value).unwrap_or(1);
+                connection.execute("INSERT OR REPLACE INTO kv(k, v) VALUES(?1, ?2)", [row, value]).is_ok()
+            };
+            if put(-1, value) {
+                rotten = true;
+                let _ = seen && put(i64::try_from(row).unwrap_or(0), value);
+            }
+        }
+        self.synced = logs(&self.directory);
+        Ok(rotten)
+    }
+
+    fn scrub(&self) -> Vec<Content> {
+        let pace: Arc<dyn Pace> = Arc::new(Unhurried);
+        let readers = self.engine.readers();
+        let read = |database: DatabaseId| match readers.scrub(database, &pace) {
+            Scrubbed::Sound { slot, chain, digest } => Some(Content { database, slot, chain: chain.0, digest }),
+            Scrubbed::Damaged(_) | Scrubbed::Unread(_) => None,
+        };
+        readers.ids().unwrap_or_default().into_iter().filter_map(read).collect()
     }
 
     fn crash(self, image: &mut Files, power_cut: bool, random: &mut Random) {
@@ -160,8 +203,13 @@ impl Machine for Real {
     }
 
     fn referenced(&self) -> Result<Vec<Digest>, String> {
+        let applied = self.engine.applied();
+        if let Some((_, digests)) = self.referenced.borrow().as_ref().filter(|(slot, _)| *slot == applied) {
+            return Ok(digests.clone());
+        }
         let mut digests = Vec::new();
         self.engine.referenced_blobs(&mut |digest| digests.push(digest)).map_err(|fatal| fatal.to_string())?;
+        *self.referenced.borrow_mut() = Some((applied, digests.clone()));
         Ok(digests)
     }
 
@@ -196,6 +244,15 @@ impl Real {
             .query(&workload::name(db), &statement, deadline, None, &mut lines)
             .map_err(|rejection| rejection.detail)?;
         Ok(lines.0)
+    }
+}
+
+/// Reading may take as long as it takes.
+struct Unhurried;
+
+impl Pace for Unhurried {
+    fn read(&self, _bytes: u64) -> bool {
+        true
     }
 }
 

@@ -38,7 +38,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// Whether one more replica may be lost for good.
-    fn may_lose(&self, victim: ReplicaId) -> bool {
+    pub(super) fn may_lose(&self, victim: ReplicaId) -> bool {
         let mut lost = self.lost();
         let members = &self.oracle.last_configuration().members;
         self.is_formed() && members.contains_key(&victim) && lost.insert(victim) && self.tolerates(&lost)
@@ -169,6 +169,8 @@ impl<M: Machine> World<'_, M> {
                 self.node(victim).execution = 2;
                 self.after(duration, Happening::Start { at: victim });
             }
+            Fault::Rot => return self.rot(victim),
+            Fault::ForcedRebuild => return self.rebuild_anyway(victim),
         }
         Ok(true)
     }

@@ -79,20 +79,14 @@ impl<M: Machine> World<'_, M> {
             self.after(0, Happening::Resume { at: id });
         }
         let healthy = self.come_to_rest()?;
-        let files = (0..self.scenario.registers).map(|file| (Register::File(file), Action::Read));
-        let rows = (0..self.scenario.registers).map(|row| (Register::Row(row), Action::Read));
-        let looks: Vec<_> = files.chain(rows).chain([(Register::Database, Action::Read)]).collect();
-        for id in &healthy {
-            let mut todo = vec![(Register::Row(0), Action::Write(0)), (Register::File(0), Action::Write(0))];
-            todo.extend(looks.iter().copied());
-            self.add_scripted(*id, todo);
-        }
-        let end = self.time + PROGRESS_US;
-        let done = self.run_until(end, |world| {
-            let scripted = world.clients.iter().filter(|client| client.script.is_some());
-            scripted.into_iter().all(|client| matches!(client.stage, Stage::Done))
-        })?;
-        demand!(done, "a healed majority {healthy:?} does not answer: {}", self.complaints());
+        self.demand_answers(&healthy)?;
+        self.demand_repairs(PROGRESS_US)?;
+        self.demand_version(PROGRESS_US)?;
+        let well = self.well();
+        let voters: Vec<ReplicaId> = self.oracle.last_configuration().voters().filter(|id| well.contains(id)).collect();
+        let rebuilt: Vec<ReplicaId> = voters.iter().copied().filter(|id| !healthy.contains(id)).collect();
+        self.demand_answers(&rebuilt)?;
+        let healthy = voters;
         let end = self.time + PROGRESS_US;
         let done = self.run_until(end, |world| {
             let applied: Vec<_> = healthy.iter().map(|id| world.nodes[id].applied()).collect();
@@ -104,6 +98,25 @@ impl<M: Machine> World<'_, M> {
             self.check_books(&healthy)?;
         }
         self.check_end(&healthy)
+    }
+
+    /// Demands that each of these lets its clients write and read.
+    fn demand_answers(&mut self, replicas: &[ReplicaId]) -> Result<(), Violation> {
+        let files = (0..self.scenario.registers).map(|file| (Register::File(file), Action::Read));
+        let rows = (0..self.scenario.registers).map(|row| (Register::Row(row), Action::Read));
+        let looks: Vec<_> = files.chain(rows).chain([(Register::Database, Action::Read)]).collect();
+        for id in replicas {
+            let mut todo = vec![(Register::Row(0), Action::Write(0)), (Register::File(0), Action::Write(0))];
+            todo.extend(looks.iter().copied());
+            self.add_scripted(*id, todo);
+        }
+        let end = self.time + PROGRESS_US;
+        let done = self.run_until(end, |world| {
+            let scripted = world.clients.iter().filter(|client| client.script.is_some());
+            scripted.into_iter().all(|client| matches!(client.stage, Stage::Done))
+        })?;
+        demand!(done, "{replicas:?}, which are well, do not answer: {}", self.complaints());
+        Ok(())
     }
 
     /// Every deadline is over after a while: whoever still stands in a driver's books was forgotten there.
@@ -166,7 +179,7 @@ impl<M: Machine> World<'_, M> {
     }
 
     /// Who still waits for what, for a message.
-    fn complaints(&self) -> String {
+    pub(super) fn complaints(&self) -> String {
         let mut lines = Vec::new();
         for client in self.clients.iter().filter(|client| client.script.is_some()) {
             if let Stage::Sending(request) | Stage::Waiting { request, .. } = &client.stage {

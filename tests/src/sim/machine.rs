@@ -2,6 +2,7 @@
 //! of runs be tried in the time of one.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use d3b::{
     Answer, Arguments, CatalogueChange, Code, DatabaseId, Digest, Expectation, FileId, IdempotencyKey, MediaChange,
@@ -19,6 +20,19 @@ pub struct Audit {
     pub tokens: BTreeMap<u64, u32>,
     /// Everything, as text: equal on replicas that have applied the same.
     pub contents: String,
+}
+
+/// What a database was found to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Content {
+    /// Which.
+    pub database: DatabaseId,
+    /// The last slot that concerned it.
+    pub slot: Slot,
+    /// Its chain after that slot.
+    pub chain: [u8; 16],
+    /// A digest of everything in it.
+    pub digest: [u8; 16],
 }
 
 /// A state machine with a disk of its own.
@@ -78,6 +92,15 @@ pub trait Machine: Sized {
     /// Puts a snapshot of a slot in the place of everything.
     fn install(image: &mut Self::Image, slot: Slot, copy: &Self::Copy);
 
+    /// Changes something that no entry has asked for, durably. False if there is nothing to change.
+    ///
+    /// # Errors
+    /// It cannot be changed.
+    fn rot(&mut self, registers: u64, random: &mut Random) -> Result<bool, String>;
+
+    /// Reads every database from end to end.
+    fn scrub(&self) -> Vec<Content>;
+
     /// The process ends. After a power cut what was not synced may be lost.
     fn crash(self, image: &mut Self::Image, power_cut: bool, random: &mut Random);
 
@@ -115,12 +138,14 @@ pub struct State {
     tokens: BTreeMap<i64, u32>,
     requests: BTreeMap<IdempotencyKey, (Digest, Slot, Outcome)>,
     fingerprint: u64,
+    /// The last slot that held a command.
+    changed: Slot,
 }
 
 /// What is left of a stand-in when its process has ended.
 #[derive(Debug, Clone, Default)]
 pub struct StandInImage {
-    state: State,
+    state: Rc<State>,
     durable: Slot,
 }
 
@@ -128,8 +153,8 @@ pub struct StandInImage {
 /// be ahead of its durable mark after a crash; entries that it has already are not applied again.
 #[derive(Debug)]
 pub struct StandIn {
-    state: State,
-    synced: State,
+    state: Rc<State>,
+    synced: Rc<State>,
     applied: Slot,
     execution: u32,
 }
@@ -227,6 +252,12 @@ impl State {
         }
     }
 
+    fn chain(&self) -> [u8; 16] {
+        let mut chain = [0; 16];
+        chain[..8].copy_from_slice(&self.fingerprint.to_le_bytes());
+        chain
+    }
+
     fn apply(&mut self, entry: &LogEntry<'_>) -> Applied {
         self.applied = entry.slot;
         let mut applied = Applied {
@@ -240,6 +271,7 @@ impl State {
             fingerprint: None,
         };
         let Some(Ok(command)) = entry.command.map(command::decode) else { return applied };
+        self.changed = entry.slot;
         let keyed = command.keyed;
         let outcome = match self.requests.get(&keyed.key) {
             Some((request, slot, outcome)) if *request == keyed.request => {
@@ -255,9 +287,7 @@ impl State {
         };
         let mut mixed = Random::new(self.fingerprint ^ entry.slot.0 ^ entry.seed ^ entry.time_ms.rotate_left(20));
         self.fingerprint = mixed.word() ^ u64::from(outcome.is_ok());
-        let mut fingerprint = [0; 16];
-        fingerprint[..8].copy_from_slice(&self.fingerprint.to_le_bytes());
-        applied.fingerprint = Some(Fingerprint(fingerprint));
+        applied.fingerprint = Some(Fingerprint(self.chain()));
         applied.database = Some(DatabaseId::catalogue());
         applied.key = Some(keyed.key);
         applied.origin = Some(command.origin);
@@ -269,7 +299,7 @@ impl State {
 impl Machine for StandIn {
     type Image = StandInImage;
     type Taking = ();
-    type Copy = State;
+    type Copy = Rc<State>;
     const DATABASES: bool = false;
 
     fn blank() -> StandInImage {
@@ -300,14 +330,14 @@ impl Machine for StandIn {
             }
             self.applied = entry.slot;
             if entry.slot > self.state.applied {
-                progress.applied.push(self.state.apply(entry));
+                progress.applied.push(Rc::make_mut(&mut self.state).apply(entry));
             }
         }
         Ok(progress)
     }
 
     fn checkpoint(&mut self) -> Result<(), String> {
-        self.synced = self.state.clone();
+        self.synced = Rc::clone(&self.state);
         Ok(())
     }
 
@@ -316,12 +346,40 @@ impl Machine for StandIn {
         Ok((self.applied, ()))
     }
 
-    fn copy(&self, (): ()) -> Result<State, String> {
-        Ok(self.state.clone())
+    fn copy(&self, (): ()) -> Result<Rc<State>, String> {
+        Ok(Rc::clone(&self.state))
     }
 
-    fn install(image: &mut StandInImage, slot: Slot, copy: &State) {
-        *image = StandInImage { state: copy.clone(), durable: slot };
+    fn install(image: &mut StandInImage, slot: Slot, copy: &Rc<State>) {
+        *image = StandInImage { state: Rc::clone(copy), durable: slot };
+    }
+
+    fn rot(&mut self, registers: u64, random: &mut Random) -> Result<bool, String> {
+        let value = i64::try_from(random.between(1 << 40, 1 << 50)).map_err(|error| error.to_string())?;
+        let row = i64::try_from(random.below(registers)).map_err(|error| error.to_string())?;
+        let (seen, chain) = (random.percent(70), random.percent(50));
+        for state in [&mut self.state, &mut self.synced] {
+            let state = Rc::make_mut(state);
+            // Nothing that is written later makes this one right again.
+            state.rows.insert(-1, value);
+            if seen {
+                state.rows.insert(row, value);
+            }
+            if chain {
+                state.fingerprint ^= value.unsigned_abs();
+            }
+        }
+        Ok(true)
+    }
+
+    fn scrub(&self) -> Vec<Content> {
+        let State { rows, files, tokens, changed, .. } = &*self.state;
+        if *changed == Slot::ZERO {
+            return Vec::new();
+        }
+        let mut digest = [0; 16];
+        digest.copy_from_slice(&Digest::of(format!("{rows:?} {files:?} {tokens:?}").as_bytes()).0[..16]);
+        vec![Content { database: DatabaseId::catalogue(), slot: *changed, chain: self.state.chain(), digest }]
     }
 
     fn crash(self, image: &mut StandInImage, power_cut: bool, random: &mut Random) {
@@ -346,7 +404,7 @@ impl Machine for StandIn {
     }
 
     fn audit(&self) -> Result<Audit, String> {
-        let State { rows, files, tokens, fingerprint, .. } = &self.state;
+        let State { rows, files, tokens, fingerprint, .. } = &*self.state;
         let tokens = tokens.iter().map(|(token, count)| (token.unsigned_abs(), *count)).collect();
         Ok(Audit { tokens, contents: format!("{rows:?} {files:?} {fingerprint:x}") })
     }

@@ -65,9 +65,10 @@ impl Operator {
 }
 
 impl<M: Machine> World<'_, M> {
-    /// Those that the group must do without.
+    /// Those that the group must do without, for good or until they are rebuilt.
     pub(super) fn lost(&self) -> BTreeSet<ReplicaId> {
-        self.nodes.values().filter(|node| node.is_lost()).map(|node| node.id).collect()
+        let missing = |node: &&Node<M>| node.is_lost() || node.is_ill() || node.stopped;
+        self.nodes.values().filter(missing).map(|node| node.id).collect()
     }
 
     /// Whether a majority is left without these, whatever becomes of the changes that are under way.
@@ -111,7 +112,8 @@ impl<M: Machine> World<'_, M> {
         self.operator.asked.retain(|asked| asked.at + ASKED_US > time);
         let last = self.oracle.last_configuration().clone();
         let members: Vec<ReplicaId> = last.members.keys().copied().collect();
-        let lost: Vec<ReplicaId> = members.iter().copied().filter(|id| self.nodes[id].is_lost()).collect();
+        let gone = |id: &ReplicaId| self.nodes[id].is_lost() || self.nodes[id].condemned;
+        let lost: Vec<ReplicaId> = members.iter().copied().filter(gone).collect();
         let random = &mut self.operator.random;
         let some = *random.pick(&members);
         match random.below(12) {
@@ -206,7 +208,8 @@ impl<M: Machine> World<'_, M> {
     /// The members that are well, or can be.
     pub(super) fn well(&self) -> Vec<ReplicaId> {
         let members = self.oracle.last_configuration().members.keys();
-        members.copied().filter(|id| !self.nodes[id].is_lost() && !self.nodes[id].stopped).collect()
+        let lost = self.lost();
+        members.copied().filter(|id| !lost.contains(id)).collect()
     }
 
     /// Whether nothing is left of what the last configuration has begun, as far as those that are well can do it.
@@ -233,7 +236,7 @@ impl<M: Machine> World<'_, M> {
             // Where all that it knows of are gone too, nobody tells it.
             let known = node.disk.log.configuration();
             let is_told = known.is_some_and(|known| known.members.keys().any(|id| last.members.contains_key(id)));
-            was_member && is_told && !node.stopped && !matches!(phase, Some(Phase::Outcast { .. }))
+            was_member && is_told && !node.stopped && !node.condemned && !matches!(phase, Some(Phase::Outcast { .. }))
         };
         self.nodes.values().filter(ignorant).map(|node| node.id).collect()
     }

@@ -2,7 +2,8 @@
 //! one thread, from one seed.
 //!
 //! Replicas come and go as an operator asks for it ([`members`]), logs are cut, and whoever is behind the beginning of all
-//! logs takes a snapshot over ([`snapshots`]). What is chosen counts by the configuration that governs its slot.
+//! logs takes a snapshot over ([`snapshots`]). What is chosen counts by the configuration that governs its slot. A minority
+//! may come to hold something else than what was chosen, and is to be quarantined for it and rebuilt ([`repairs`]).
 //!
 //! A run has two phases. In the first everything that the seed's [`Scenario`] knows goes wrong while clients write, read
 //! and check what they are told. In the second a majority is healed, a minority may stay broken for good, and progress
@@ -27,6 +28,7 @@ mod oracle;
 mod processes;
 mod queue;
 pub mod random;
+mod repairs;
 pub mod scenario;
 mod snapshots;
 mod story;
@@ -67,6 +69,8 @@ pub struct Options {
     /// A planted bug: a snapshot's manifest names the configuration that was known when it was asked for, be that in effect
     /// at its slot or not.
     pub careless_manifest: bool,
+    /// A planted bug: that a replica is quarantined is not written to its disk.
+    pub careless_quarantine: bool,
 }
 
 /// What a run did.
@@ -86,6 +90,10 @@ pub struct Report {
     pub simulated_us: u64,
     /// How many snapshots were installed.
     pub installed: u32,
+    /// How many replicas were quarantined because of what they held.
+    pub quarantined: u32,
+    /// How many quarantined replicas were rebuilt.
+    pub rebuilt: u32,
     /// How many changes of the members the operator got into the log.
     pub changes: u32,
     /// How often each fault struck.
@@ -139,6 +147,7 @@ fn run_on<M: Machine>(seed: u64, options: Options, prepare: Option<&Prepare<'_>>
     let mut world = World::<M>::new(scenario, random, prepare, options.tell);
     world.careless_sweep = options.careless_sweep;
     world.careless_manifest = options.careless_manifest;
+    world.careless_quarantine = options.careless_quarantine;
     let result = world.live();
     let story = world.take_story();
     match result {
@@ -150,6 +159,8 @@ fn run_on<M: Machine>(seed: u64, options: Options, prepare: Option<&Prepare<'_>>
             answered: world.history.answered(),
             simulated_us: world.time,
             installed: world.installed,
+            quarantined: world.quarantined,
+            rebuilt: world.rebuilt,
             changes: world.answered_changes,
             faults: std::mem::take(&mut world.faults),
             story,

@@ -58,6 +58,14 @@ pub struct Node<M: Machine> {
     pub wiped: bool,
     /// A record of its log is damaged: it must stop when it reads it.
     pub damaged: bool,
+    /// Its databases hold something that no entry has put there.
+    pub rotten: bool,
+    /// Why it is quarantined, as its disk says.
+    pub quarantined: Option<String>,
+    /// Whether it was quarantined, whatever its disk says, and not rebuilt since.
+    pub condemned: bool,
+    /// Whether an operator wants it rebuilt although nothing is wrong with it.
+    pub forced: bool,
     /// It has stopped for good.
     pub stopped: bool,
 }
@@ -102,6 +110,8 @@ pub struct Running<M: Machine> {
     pub held: Vec<Event<Written>>,
     /// Whether it is stopped.
     pub paused: bool,
+    /// When its databases are read from end to end the next time.
+    pub scrub_at: u64,
 }
 
 impl<M: Machine> Node<M> {
@@ -128,6 +138,10 @@ impl<M: Machine> Node<M> {
             full: false,
             wiped: false,
             damaged: false,
+            rotten: false,
+            quarantined: None,
+            condemned: false,
+            forced: false,
             stopped: false,
         }
     }
@@ -136,6 +150,12 @@ impl<M: Machine> Node<M> {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.wiped || self.damaged
+    }
+
+    /// Whether it must be rebuilt before it counts for anything.
+    #[must_use]
+    pub fn is_ill(&self) -> bool {
+        self.rotten || self.condemned || self.forced
     }
 
     /// What its clocks show at a moment of the run.

@@ -10,6 +10,7 @@ use d3b_paxos::message::Envelope;
 use d3b_paxos::types::{Ballot, Change, Configuration, Entry, Payload, Record};
 
 use super::disk::LogFile;
+use super::machine::Content;
 use crate::durability;
 
 /// Something that must never be.
@@ -46,6 +47,10 @@ pub struct Oracle {
     slots: BTreeMap<Slot, SlotView>,
     promised: BTreeMap<ReplicaId, Ballot>,
     fingerprints: BTreeMap<(DatabaseId, Slot), ([u8; 16], ReplicaId)>,
+    /// The same for what a database was found to hold.
+    contents: BTreeMap<(DatabaseId, Slot), ([u8; 16], ReplicaId)>,
+    /// The execution version that each replica's newest process has.
+    builds: BTreeMap<ReplicaId, u32>,
     /// The highest slot whose outcome any client was told, or that any read has shown.
     told: Slot,
 }
@@ -60,6 +65,8 @@ impl Oracle {
             slots: BTreeMap::new(),
             promised: BTreeMap::new(),
             fingerprints: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            builds: BTreeMap::new(),
             told: Slot::ZERO,
         }
     }
@@ -123,6 +130,11 @@ impl Oracle {
         let next = Configuration { slot, ..configuration.clone() };
         let before = self.governing(slot);
         demand!(is_step(before, &next), "slot {slot} changes the configuration at once from {before:?} to {next:?}");
+        if next.execution > before.execution {
+            let has = |id: &ReplicaId| self.builds.get(id).is_some_and(|build| *build >= next.execution);
+            let lacks: Vec<&ReplicaId> = next.members.keys().filter(|id| !has(id)).collect();
+            demand!(lacks.is_empty(), "execution version {} begins, and {lacks:?} do not have it", next.execution);
+        }
         let behind = self.slots.range(slot.next()..).find(|(_, view)| view.chosen.is_some());
         demand!(behind.is_none(), "something was chosen behind slot {slot} before the configuration that governs it");
         self.configurations.insert(slot, next);
@@ -223,6 +235,22 @@ impl Oracle {
         let (known, by) = *self.fingerprints.entry(key).or_insert((chain, replica));
         demand!(known == chain, "replicas {by} and {replica} differ after slot {} in database {}", key.1, key.0);
         Ok(())
+    }
+
+    /// A database holds this after this slot on a replica.
+    ///
+    /// # Errors
+    /// It holds something else on another replica.
+    pub fn content(&mut self, replica: ReplicaId, content: &Content) -> Result<(), Violation> {
+        let Content { database, slot, digest, .. } = content;
+        let (known, by) = *self.contents.entry((*database, *slot)).or_insert((*digest, replica));
+        demand!(known == *digest, "{by} and {replica} hold something else after slot {slot} in database {database}");
+        Ok(())
+    }
+
+    /// A process of a replica has this execution version.
+    pub fn runs(&mut self, replica: ReplicaId, execution: u32) {
+        self.builds.insert(replica, execution);
     }
 
     /// A client was told what came of a slot.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use d3b::ReplicaId;
 use d3b_paxos::Settings;
 use d3b_paxos::types::Ticks;
-use d3bd::driver::{Driver, Process, Repair, Start};
+use d3bd::driver::{Driver, Phase, Process, Repair, Start};
 
 use super::machine::Machine;
 use super::node::{Running, SimDriver};
@@ -27,7 +27,7 @@ impl<M: Machine> World<'_, M> {
         let incarnation = self.random.word();
         let (message_bytes_max, inflight_bytes_max) =
             (self.scenario.message_bytes_max, self.scenario.inflight_bytes_max);
-        let (time, prepare) = (self.time, self.prepare);
+        let (time, prepare, auto) = (self.time, self.prepare, self.scenario.auto_rebuild);
         let node = self.node(id);
         if node.process.is_some() || node.stopped {
             return Ok(());
@@ -58,7 +58,7 @@ impl<M: Machine> World<'_, M> {
             settings,
             execution: node.execution,
             joins: node.joins,
-            repair: Repair::default(),
+            repair: Repair { quarantined: node.quarantined.clone(), auto },
             replicas: node.greets.clone(),
             configuration: node.disk.log.configuration(),
             held: node.disk.log.held(),
@@ -67,13 +67,18 @@ impl<M: Machine> World<'_, M> {
             last,
             applied: machine.resume_after(),
         };
-        let pace = node.pace;
+        let (pace, execution) = (node.pace, node.execution);
         let now = d3b_paxos::types::Now { ticks: Ticks(0), ..node.now(time) };
         let driver = Driver::new(begin, node.disk.log.clone(), now);
+        self.oracle.runs(id, execution);
+        let node = self.node(id);
         let mut driver: SimDriver = match driver {
             Ok(driver) => driver,
             Err(error) => return self.lose(id, &error.message),
         };
+        let phase = driver.status().phase;
+        let kept_away = matches!(phase, Phase::Quarantined { .. } | Phase::Outcast { .. });
+        demand!(node.quarantined.is_none() || kept_away, "{id} is quarantined, and starts as a {}", phase.name());
         if let Some(prepare) = prepare {
             prepare(&mut driver);
         }
@@ -97,6 +102,7 @@ impl<M: Machine> World<'_, M> {
             fetching: BTreeSet::new(),
             held: Vec::new(),
             paused: false,
+            scrub_at: 0,
         });
         self.note(2 + u64::from(id.0), |_| format!("{id} starts"));
         let jitter = self.random.below(self.scenario.upkeep_us);
@@ -111,6 +117,7 @@ impl<M: Machine> World<'_, M> {
         let mut random = self.random.fork();
         let node = self.node(id);
         let Some(process) = node.process.take() else { return Ok(()) };
+        node.forced = false;
         process.machine.crash(&mut node.image, power_cut, &mut random);
         if let Some(batch) = process.writing.filter(|_| written) {
             let _ = node.disk.log.write(&batch);

@@ -47,11 +47,15 @@ pub enum Fault {
     Reset,
     /// A replica is started with the next execution version.
     Upgrade,
+    /// A replica's databases come to hold something that no entry has put there.
+    Rot,
+    /// An operator has a replica rebuilt that nothing is wrong with.
+    ForcedRebuild,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 20] = [
+    pub const ALL: [Fault; 22] = [
         Fault::Kill,
         Fault::PowerCut,
         Fault::Pause,
@@ -72,6 +76,8 @@ impl Fault {
         Fault::FlippedBlob,
         Fault::Reset,
         Fault::Upgrade,
+        Fault::Rot,
+        Fault::ForcedRebuild,
     ];
 
     /// Whether it takes a replica away for good, so that only a minority may meet it.
@@ -104,6 +110,8 @@ impl Fault {
             Fault::FlippedBlob => "flipped blob",
             Fault::Reset => "connection reset",
             Fault::Upgrade => "upgrade",
+            Fault::Rot => "rotten data",
+            Fault::ForcedRebuild => "forced rebuild",
         }
     }
 }
@@ -168,6 +176,10 @@ pub struct Scenario {
     pub snapshot_us: u64,
     /// How long a snapshot is given to others after the last one has fetched some of it.
     pub offer_us: u64,
+    /// How often each replica reads its databases from end to end.
+    pub scrub_us: u64,
+    /// Whether a quarantined replica is rebuilt without being told to.
+    pub auto_rebuild: bool,
     /// What goes wrong.
     pub faults: Vec<Fault>,
     /// How long between faults, on average.
@@ -227,6 +239,8 @@ impl Scenario {
             retain,
             snapshot_us: *random.pick(&[1_000, 50_000, SECOND / 2]),
             offer_us: *random.pick(&[2, 5, 20]) * SECOND,
+            scrub_us: *random.pick(&[SECOND / 5, SECOND, 5 * SECOND]),
+            auto_rebuild: random.percent(50),
             faults: if quiet { Vec::new() } else { faults },
             fault_interval_us: *random.pick(&[SECOND / 20, SECOND / 5, SECOND / 2, SECOND]),
             burst_percent: *random.pick(&[0, 10, 40]),

@@ -26,6 +26,8 @@ pub struct Snapshot<C> {
     pub configuration: Configuration,
     /// The files.
     pub files: C,
+    /// Whether they hold something that no entry has put there.
+    pub rotten: bool,
 }
 
 /// A snapshot that a replica gives to whoever asks, also after a restart.
@@ -72,9 +74,9 @@ impl<M: Machine> World<'_, M> {
         to: ReplicaId,
         known: Configuration,
     ) -> Result<(), Violation> {
-        let careless = self.careless_manifest;
         let node = self.node(id);
         let start = node.starts;
+        demand!(!node.condemned, "{id} is quarantined, and is to give {to} what it holds");
         let Some(process) = &mut node.process else { return Ok(()) };
         process.learn(&known);
         let result = match &node.offered {
@@ -82,7 +84,7 @@ impl<M: Machine> World<'_, M> {
             None if process.taking.is_some() => Err("another snapshot is being taken".to_owned()),
             None => {
                 let (slot, source) = process.machine.begin_snapshot().map_err(Violation)?;
-                let adopted = process.adopted.clone().filter(|adopted| adopted.slot <= slot || careless);
+                let adopted = process.adopted.clone();
                 let record = node.disk.log.read(slot, slot, 0).ok().and_then(|records| records.into_iter().next());
                 if let (Some(configuration), Some(record)) = (adopted, record) {
                     process.taking = Some(Taking { slot, record, configuration, source });
@@ -108,7 +110,7 @@ impl<M: Machine> World<'_, M> {
         let result = if node.full {
             Err("the disk is full".to_owned())
         } else {
-            let snapshot = Rc::new(Snapshot { slot, record, configuration, files });
+            let snapshot = Rc::new(Snapshot { slot, record, configuration, files, rotten: node.rotten });
             node.offered = Some(Offered { reference, snapshot, used: time });
             Ok((slot, reference))
         };
@@ -154,10 +156,17 @@ impl<M: Machine> World<'_, M> {
         let giver = self.node(from);
         let awake = giver.is_awake();
         let offered = giver.offered.as_mut().filter(|offered| awake && up && offered.reference.digest == manifest);
+        let taints = offered.as_ref().is_some_and(|offered| offered.snapshot.rotten);
         let snapshot = offered.map(|offered| {
             offered.used = time;
             Rc::clone(&offered.snapshot)
         });
+        let snapshot = if taints && !self.may_catch_rot(id) {
+            self.stop_giver(from)?;
+            None
+        } else {
+            snapshot
+        };
         let node = self.node(id);
         let (start, full) = (node.starts, node.full);
         let here = match snapshot.filter(|_| !full) {
@@ -216,9 +225,10 @@ impl<M: Machine> World<'_, M> {
 
     /// Puts a snapshot that was decided on in the place of what is there; false if the process dies over it.
     pub(super) fn install(&mut self, id: ReplicaId) -> Result<bool, Violation> {
+        let careless = self.careless_manifest;
         let dies = if self.is_rough { self.random.below(8) } else { 8 };
         let Some(snapshot) = self.node(id).install.clone() else { return Ok(true) };
-        let Snapshot { slot, record, configuration, files } = &*snapshot;
+        let Snapshot { slot, record, configuration, files, rotten } = &*snapshot;
         self.note(1_200 + u64::from(id.0), |_| format!("{id} installs a snapshot at {slot}"));
         self.oracle.applies(id, record)?;
         self.oracle.adopts(id, configuration)?;
@@ -227,13 +237,17 @@ impl<M: Machine> World<'_, M> {
             return Ok(false);
         }
         let promised = node.disk.log.promised();
-        if node.disk.log.begin_at(record, configuration) {
+        if node.disk.log.begin_at(record, configuration, careless) {
             demand!(node.disk.log.promised() >= promised, "a snapshot lowers the promise of {id}");
             node.media_incomplete = true;
+            node.quarantined = None;
             if dies == 1 {
                 return Ok(false);
             }
             M::install(&mut node.image, *slot, files);
+            (node.rotten, node.forced) = (*rotten, false);
+            let rebuilt = std::mem::take(&mut node.condemned);
+            self.rebuilt += u32::from(rebuilt);
             self.installed += 1;
         }
         self.node(id).install = None;

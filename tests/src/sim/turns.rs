@@ -225,7 +225,11 @@ impl<M: Machine> World<'_, M> {
             Ok((slot, outcome)) => {
                 self.oracle.tells(slot);
                 demand!(self.node(id).applied() >= slot, "{id} answers from slot {slot} before it has applied it");
+                demand!(!self.node(id).condemned, "{id} is quarantined and answers a write");
                 let observed = observe(&request, &outcome);
+                // Whether what it asked for was there, a replica that holds something else cannot say.
+                let depends = matches!(request.action, Action::Swap { .. } | Action::Delete);
+                let observed = if depends && self.node(id).rotten { Some(Observed::Unknown) } else { observed };
                 if outcome.is_ok() {
                     self.check_media(id, slot, &request)?;
                 }
@@ -268,6 +272,7 @@ impl<M: Machine> World<'_, M> {
         let Some((index, request)) = self.addressee(id, ticket) else { return Ok(()) };
         match result {
             Ok(slot) => {
+                demand!(!self.node(id).condemned, "{id} is quarantined and answers a read");
                 let floor = request.floor;
                 let applied = self.node(id).applied();
                 demand!(applied >= slot, "{id} lets a read at {slot} go ahead when it has applied {applied}");
@@ -278,7 +283,9 @@ impl<M: Machine> World<'_, M> {
                 self.note(900 + request.token, |_| {
                     format!("{id} answers client {index}, token {}: {value}", request.token)
                 });
-                self.over(index, request, Some(Observed::Value(value)));
+                // What it reads from rotten data counts for nothing, and for nothing else.
+                let observed = (!self.nodes[&id].rotten).then_some(Observed::Value(value));
+                self.over(index, request, observed);
             }
             Err(_) => self.take_back(index, request, false),
         }
@@ -287,6 +294,9 @@ impl<M: Machine> World<'_, M> {
 
     /// What a stale read finds was written by somebody, some time.
     pub(super) fn check_stale(&mut self, id: ReplicaId, register: Register) -> Result<(), Violation> {
+        if self.node(id).rotten {
+            return Ok(());
+        }
         let Some(process) = &self.node(id).process else { return Ok(()) };
         // Before the tables are there, there is nothing to read.
         let Ok(value) = process.machine.look(register) else { return Ok(()) };

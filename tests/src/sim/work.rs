@@ -68,13 +68,17 @@ impl<M: Machine> World<'_, M> {
             Err(why) => return self.refuse_to_apply(id, &why),
         };
         let applied = process.machine.applied();
+        let newest = entries.iter().filter(|entry| entry.command.is_some() && entry.slot <= applied);
+        let newest = newest.map(|entry| entry.execution).max().unwrap_or(0);
+        demand!(newest <= node.execution, "{id} applies an entry of version {newest}, and has {} only", node.execution);
         records.iter().filter_map(configuration_of).filter(|it| it.slot <= applied).for_each(|it| process.learn(&it));
         let finished = applied >= end;
         if finished {
             process.to_apply = None;
         }
         let report = ApplyReport::new(process.identity, applied, progress.applied, finished);
-        for (database, slot, chain) in &report.fingerprints {
+        let rotten = node.rotten;
+        for (database, slot, chain) in report.fingerprints.iter().filter(|_| !rotten) {
             self.oracle.fingerprint(id, (*database, *slot), *chain)?;
         }
         let missing =

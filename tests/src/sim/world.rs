@@ -19,6 +19,7 @@ use super::node::{Node, SimDriver};
 use super::oracle::{Oracle, Violation, demand};
 use super::queue::Queue;
 use super::random::Random;
+use super::repairs::stays_away;
 use super::scenario::{Fault, Scenario};
 use super::story::{describe, fact};
 
@@ -62,6 +63,8 @@ pub enum Happening {
     Patience { index: usize, turn: u64 },
     /// The operator does something.
     Operator,
+    /// The operator wants a quarantined replica to be rebuilt.
+    Rebuild { at: ReplicaId },
     /// The next fault strikes.
     Fault,
     /// A process starts.
@@ -101,6 +104,12 @@ pub struct World<'p, M: Machine> {
     pub(super) careless_sweep: bool,
     /// Whether manifests name the configuration that is known, in effect at their slots or not.
     pub(super) careless_manifest: bool,
+    /// Whether replicas forget at a restart that they are quarantined.
+    pub(super) careless_quarantine: bool,
+    /// How many replicas were quarantined because of what they held.
+    pub(super) quarantined: u32,
+    /// How many quarantined ones were rebuilt.
+    pub(super) rebuilt: u32,
     /// How many snapshots were installed.
     pub(super) installed: u32,
     /// How many changes of the members were put into the log because the operator asked for them.
@@ -143,6 +152,9 @@ impl<'p, M: Machine> World<'p, M> {
             flips_blobs: false,
             careless_sweep: false,
             careless_manifest: false,
+            careless_quarantine: false,
+            quarantined: 0,
+            rebuilt: 0,
             installed: 0,
             answered_changes: 0,
             ambush: false,
@@ -244,6 +256,7 @@ impl<'p, M: Machine> World<'p, M> {
             Happening::Client { index, turn } => self.client_turn(index, turn),
             Happening::Patience { index, turn } => self.client_gives_up(index, turn),
             Happening::Operator => self.operate(),
+            Happening::Rebuild { at } => self.ask_to_rebuild(at),
             Happening::Fault => self.next_fault(),
             Happening::Start { at } => self.start(at),
             Happening::Resume { at } => self.resume(at),
@@ -348,6 +361,9 @@ impl<'p, M: Machine> World<'p, M> {
             demand!(effects.len() < EFFECTS_MAX, "{id} wants {} things done at once", effects.len());
             for effect in effects {
                 self.carry_out(id, effect)?;
+                if self.nodes[&id].process.is_none() {
+                    return Ok(());
+                }
             }
         }
         self.schedule_tick(id);
@@ -423,8 +439,7 @@ impl<'p, M: Machine> World<'p, M> {
                 Ok(())
             }
             Effect::MemberRequestDone { ticket, result } => self.member_request_done(id, ticket, result),
-            // Nothing here ever differs.
-            Effect::PersistQuarantine(reason) => Err(Violation(format!("{id} is quarantined: {reason}"))),
+            Effect::PersistQuarantine(reason) => self.quarantine(id, reason),
             Effect::WriteDone { ticket, result } => self.write_done(id, ticket, result),
             Effect::ReadDone { ticket, result } => self.read_done(id, ticket, result),
         }
@@ -440,6 +455,8 @@ impl<'p, M: Machine> World<'p, M> {
     }
 
     fn send(&mut self, from: ReplicaId, to: ReplicaId, message: PeerMessage) -> Result<(), Violation> {
+        let condemned = self.nodes[&from].condemned;
+        demand!(!condemned || stays_away(&message), "{from} is quarantined and says {message:?}");
         if let PeerMessage::Paxos(envelope) = &message {
             let node = &self.nodes[&from];
             demand!(!node.wiped || votes_nothing(envelope), "{from} has lost its disk and votes: {envelope:?}");
