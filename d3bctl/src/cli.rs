@@ -399,7 +399,7 @@ pub enum Cluster {
     Transfer(ClusterTransfer),
     /// Whether every replica holds the same, as each of them sees it
     Verify,
-    /// Make quarantined replicas anew from a healthy one
+    /// Make quarantined replicas, or one with a damaged database, anew from a healthy one
     Rebuild,
 }
 

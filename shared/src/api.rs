@@ -187,6 +187,18 @@ pub struct ClusterInfo {
     /// Databases whose fingerprints differ between replicas; empty when all is well.
     #[serde(default)]
     pub divergent: Vec<Divergence>,
+    /// Databases that the answering replica does not serve, because its files of them are damaged; empty when all is well.
+    #[serde(default)]
+    pub damaged: Vec<DamagedDatabase>,
+}
+
+/// A database that one replica does not serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedDatabase {
+    /// Its hashed id.
+    pub id: String,
+    /// How the damage shows.
+    pub problem: String,
 }
 
 /// One member, as the answering replica sees it.

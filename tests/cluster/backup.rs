@@ -1,7 +1,7 @@
 //! Backups: everything that was acknowledged is in them, and comes back in an empty cluster, or not at all.
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,8 +13,13 @@ use d3b_tests::{Cluster, Options, Response};
 use serde_json::{Value, json};
 
 fn run(cluster: &Cluster, words: &[&str]) -> Output {
+    run_at(cluster, &cluster.ids(), words)
+}
+
+fn run_at(cluster: &Cluster, ids: &[u32], words: &[&str]) -> Output {
+    let endpoints: Vec<String> = ids.iter().map(|id| cluster.replica(*id).url("")).collect();
     let mut command = d3bctl(cluster.directory());
-    command.args(["--endpoints", &cluster.endpoints().join(",")]).args(words);
+    command.args(["--endpoints", &endpoints.join(",")]).args(words);
     command.output().expect("d3bctl can be run")
 }
 
@@ -227,4 +232,65 @@ fn a_slot_between_two_backups_is_restored_with_the_later_ones_log() {
     names.sort();
     assert_eq!(names, ["late", "ledger", "shop"]);
     assert_eq!(count(&fresh, "late"), 1);
+}
+
+/// Whoever takes a restore is killed in the midst of it, the leader: all of it is there, or nothing, and then it can be
+/// tried again.
+#[test]
+fn a_restore_whose_leader_is_killed_is_whole_or_nothing() {
+    let place = place();
+    let (cluster, film) = filled();
+    let large = Noise::new(12, 40_000_000).bytes();
+    cluster.replica(1).put("/v1/db/shop/media/large", &large).expect(201);
+    let path = back_up(&cluster, &place, "all.d3b");
+    drop(cluster);
+
+    let mut fresh = Cluster::start();
+    let leader = fresh.leader();
+    let others = fresh.others(leader);
+    let endpoints: Vec<String> = std::iter::once(leader).chain(others).map(|id| fresh.replica(id).url("")).collect();
+    let mut command = d3bctl(fresh.directory());
+    command.args(["--endpoints", &endpoints.join(","), "restore", text(&path)]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("d3bctl can be run");
+    d3b_tests::wait_until("the archive comes in", d3b_tests::wait::PATIENCE, || {
+        let files = fresh.replica(leader).files();
+        let unpacked = files.iter().any(|path| path.to_string_lossy().contains("restore-"));
+        unpacked || child.try_wait().expect("a child of ours").is_some()
+    });
+    fresh.replica_mut(leader).kill();
+    let first = child.wait_with_output().expect("d3bctl ends");
+    let live = fresh.live();
+    fresh.leader_among(&live);
+    let there = fresh.replica(live[0]).databases().len();
+    assert!(there == 0 || there == 2, "a part of it is there: {there}");
+    assert!(!first.status.success() || there == 2, "what was said to be restored is not there");
+    let again = run_at(&fresh, &live, &["restore", text(&path)]);
+    check_exit(&again, if there == 0 { 0 } else { 6 });
+    fresh.replica_mut(leader).start_ready();
+    for id in fresh.ids() {
+        assert_eq!(fresh.replica(id).databases().len(), 2);
+        assert!(fresh.replica(id).get("/v1/db/shop/media/film.mp4").expect(200).body == film);
+        assert!(fresh.replica(id).get("/v1/db/shop/media/large").expect(200).body == large);
+    }
+    insert(&fresh, 1, "ledger", "after it", 1).expect(200);
+    fresh.assert_same_everywhere();
+}
+
+#[test]
+fn a_replica_that_was_away_during_a_restore_comes_to_the_same() {
+    let place = place();
+    let (cluster, film) = filled();
+    insert(&cluster, 1, "ledger", "before it", 1).expect(200);
+    let path = back_up(&cluster, &place, "all.d3b");
+    drop(cluster);
+    let mut fresh = Cluster::start();
+    let away = fresh.follower();
+    fresh.replica_mut(away).kill();
+    let live = fresh.live();
+    check_exit(&run_at(&fresh, &live, &["restore", text(&path)]), 0);
+    insert(&fresh, live[0], "ledger", "after it", 2).expect(200);
+    fresh.replica_mut(away).start_ready();
+    assert_eq!(fresh.replica(away).value("ledger", "SELECT count(*) FROM t"), 2);
+    fresh.replica(away).wait_for_blob(&Digest::of(&film));
+    fresh.assert_same_everywhere();
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use d3b::{Digest, Hasher};
+use d3b_tests::cluster::d3bctl;
 use d3b_tests::process::{forget_peak, peak_memory};
 use d3b_tests::sample::Noise;
 use d3b_tests::{Cluster, Http};
@@ -105,4 +106,47 @@ fn a_300_mb_media_file_and_a_300_mb_database_with_flat_memory() {
     assert!(downloads[0].0 >= LARGE && downloads[0].1 != digest_of(&path));
     check_growth(&cluster, &before, "downloading a database");
     cluster.assert_same_everywhere();
+}
+
+#[test]
+fn a_200_mb_database_is_backed_up_and_restored_with_flat_memory() {
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let archive = place.path().join("all.d3b");
+    let run = |cluster: &Cluster, words: &[&str]| {
+        let mut command = d3bctl(cluster.directory());
+        command.args(["-e", &cluster.endpoints().join(","), "--timeout", "600s"]).args(words).arg(&archive);
+        let output = command.output().expect("d3bctl can be run");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let cluster = Cluster::start();
+    let path = place.path().join("large.sqlite3");
+    let connection = rusqlite::Connection::open(&path).expect("a database file");
+    connection
+        .execute_batch(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
+             CREATE TABLE pages(id INTEGER PRIMARY KEY, body BLOB);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000)
+             INSERT INTO pages SELECT i, randomblob(4000) FROM n;",
+        )
+        .expect("room for a large file");
+    drop(connection);
+    let size = std::fs::metadata(&path).expect("the file").len();
+    assert!(size >= 200_000_000, "{size}");
+    let file = File::open(&path).expect("the file");
+    Http::new().put_reader(&cluster.replica(1).url("/v1/db/large/file?timeout=60s"), size, file).expect(201);
+    std::fs::remove_file(&path).expect("a file of ours");
+    cluster.assert_same_everywhere();
+    let before = begin(&cluster);
+    run(&cluster, &["backup"]);
+    check_growth(&cluster, &before, "backing up");
+    drop(cluster);
+
+    let fresh = Cluster::start();
+    let before = begin(&fresh);
+    run(&fresh, &["restore"]);
+    for id in fresh.ids() {
+        assert_eq!(fresh.replica(id).value("large", "SELECT count(*) FROM pages"), 50_000);
+    }
+    check_growth(&fresh, &before, "restoring");
+    fresh.assert_same_everywhere();
 }

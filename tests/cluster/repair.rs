@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use d3b::api::ClusterInfo;
 use d3b::{Code, Digest};
 use d3b_tests::build::programs;
-use d3b_tests::cluster::d3bd;
+use d3b_tests::cluster::{d3bctl, d3bd};
 use d3b_tests::sample::Noise;
 use d3b_tests::wait::PATIENCE;
 use d3b_tests::{Cluster, Options, wait_until};
@@ -226,6 +226,29 @@ fn a_database_whose_structure_is_broken_is_found_and_served_no_more() {
     assert!(replica.is_ready(), "the replica has other databases, and its vote");
     let healthy = cluster.ids().into_iter().find(|id| *id != damaged).expect("there are three");
     count_up(&cluster, healthy);
+
+    // An operator sees it, and has it repaired without having to force anything.
+    let d3bctl = |words: &[&str]| {
+        let mut command = d3bctl(cluster.directory());
+        command.args(["-e", &cluster.endpoints().join(","), "-o", "table"]).args(words).output().expect("it was built")
+    };
+    let shown = d3bctl(&["status"]);
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(shown.contains("a database is damaged: d3bctl cluster rebuild"), "{shown}");
+    assert_eq!(replica.cluster_info().damaged.len(), 1);
+    assert!(cluster.replica(healthy).cluster_info().damaged.is_empty());
+    let done = d3bctl(&["cluster", "rebuild"]);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.contains(&format!("replica {damaged} is being rebuilt")), "{said}");
+    // It listens anew when it starts again.
+    wait_until("a peer's databases are here", PATIENCE, || replica.said().contains("installed a snapshot"));
+    wait_until("it is ready", PATIENCE, || replica.is_ready());
+    assert_eq!(replica.value("shop", "SELECT n FROM counter"), 11);
+    assert_eq!(replica.value("shop", "SELECT count(*) FROM big"), 2000);
+    assert!(replica.cluster_info().damaged.is_empty());
+    let again = d3bctl(&["cluster", "rebuild"]);
+    assert_eq!(again.status.code(), Some(6), "{}", String::from_utf8_lossy(&again.stderr));
+    cluster.assert_same_everywhere();
 }
 
 #[test]

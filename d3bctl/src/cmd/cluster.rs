@@ -45,6 +45,12 @@ pub(super) fn members(session: &Session, output: &mut Output) -> Result<(), CliE
             divergence.id, divergence.replica, divergence.slot
         ));
     }
+    for damaged in &cluster.damaged {
+        tell(&format!("database {} of replica {} is damaged: {}", damaged.id, cluster.replica, damaged.problem));
+    }
+    if !cluster.damaged.is_empty() {
+        tell(&format!("hint: d3bctl -e URL-OF-REPLICA-{} cluster rebuild replaces what is damaged", cluster.replica));
+    }
     if cluster.divergent.is_empty() { Ok(()) } else { Err(CliError::Unhealthy(Health::Divergent)) }
 }
 
@@ -116,7 +122,9 @@ struct EndpointStatus {
     commit: Option<u64>,
     applied: Option<u64>,
     divergent: bool,
-    /// Why it is not ready.
+    /// How many databases it does not serve because its files are damaged.
+    damaged: usize,
+    /// Why it is not ready, or what else is wrong with it.
     problem: Option<String>,
 }
 
@@ -165,6 +173,7 @@ fn ask(session: &Session, endpoint: &Endpoint) -> EndpointStatus {
         commit: None,
         applied: None,
         divergent: false,
+        damaged: 0,
         problem: None,
     };
     let cluster = ask(&["v1", "cluster"]).and_then(|response| Ok(response.json::<ClusterInfo>()?.0));
@@ -177,14 +186,27 @@ fn ask(session: &Session, endpoint: &Endpoint) -> EndpointStatus {
             status.commit = Some(cluster.commit);
             status.applied = Some(cluster.applied);
             status.divergent = !cluster.divergent.is_empty();
+            status.damaged = cluster.damaged.len();
             match ask(&["readyz"]) {
-                Ok(_) => status.ready = true,
+                Ok(_) => {
+                    status.ready = true;
+                    status.problem = damaged(cluster.damaged.len());
+                }
                 Err(error) => status.problem = Some(cause(&error)),
             }
         }
         Err(error) => status.problem = Some(cause(&error)),
     }
     status
+}
+
+fn damaged(databases: usize) -> Option<String> {
+    let what = match databases {
+        0 => return None,
+        1 => "a database is damaged".to_owned(),
+        several => format!("{several} databases are damaged"),
+    };
+    Some(format!("{what}: d3bctl cluster rebuild"))
 }
 
 /// Why an endpoint is not ready, without its name, which stands beside it.
@@ -197,12 +219,24 @@ fn cause(error: &CliError) -> String {
     }
 }
 
-/// Has every endpoint that is quarantined made anew. Where none is, the first one says so.
+/// Has every endpoint that is quarantined made anew; where none is, the first one with a damaged database, one at a time,
+/// for it is missed meanwhile. Where there is none either, the first endpoint says so.
 pub(super) fn rebuild(session: &Session, output: &mut Output) -> Result<(), CliError> {
     let endpoints = session.client.endpoints();
-    let quarantined: Vec<&Endpoint> =
-        endpoints.iter().filter(|endpoint| ask(session, endpoint).state.as_deref() == Some("quarantined")).collect();
-    for endpoint in if quarantined.is_empty() { endpoints.iter().take(1).collect() } else { quarantined } {
+    let asked: Vec<(&Endpoint, EndpointStatus)> =
+        endpoints.iter().map(|endpoint| (endpoint, ask(session, endpoint))).collect();
+    let those = |wanted: fn(&EndpointStatus) -> bool| {
+        let wanted = asked.iter().filter(move |(_, status)| wanted(status)).map(|(endpoint, _)| *endpoint);
+        wanted.collect::<Vec<_>>()
+    };
+    let quarantined = those(|status| status.state.as_deref() == Some("quarantined"));
+    let damaged = those(|status| status.damaged > 0);
+    let chosen = match (quarantined.is_empty(), damaged.is_empty()) {
+        (false, _) => &quarantined[..],
+        (true, false) => &damaged[..1],
+        (true, true) => &those(|_| true)[..1],
+    };
+    for endpoint in chosen {
         let client = session.client.only(endpoint);
         let request = Request::new(Method::POST, &["v1", "admin", "rebuild"]);
         let response = session.send_with(&client, &request.waiting(session.settings.wait(), false).once())?;
@@ -212,6 +246,10 @@ pub(super) fn rebuild(session: &Session, output: &mut Output) -> Result<(), CliE
         } else {
             tell(&format!("replica {} is being rebuilt; d3bctl status tells how it goes", rebuild.replica));
         }
+    }
+    let left = damaged.iter().filter(|endpoint| !chosen.contains(endpoint)).count();
+    if left > 0 {
+        tell(&format!("{left} more have damaged databases: rebuild them when this is done"));
     }
     output.flush()?;
     Ok(())

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use d3b::api::{ClusterInfo, ReplicaInfo, Version};
-use d3b::{Code, Problem, Slot};
+use d3b::api::{ClusterInfo, DamagedDatabase, ReplicaInfo, Version};
+use d3b::{Code, Problem, ReplicaId, Slot};
 
 use super::{Handle, unavailable};
-use crate::driver::{CatchUp, Event, Phase, Unavailable};
+use crate::driver::{CatchUp, Divergence, Event, MemberStatus, Phase, Unavailable};
 
 impl Handle {
     /// The cluster as this replica sees it.
@@ -29,6 +29,7 @@ impl Handle {
                 reachable: me || member.reachable,
             }
         });
+        let damaged = parts.readers.damaged();
         ClusterInfo {
             cluster: status.cluster.map(|cluster| cluster.to_string()).unwrap_or_default(),
             replica: parts.replica.0,
@@ -43,6 +44,7 @@ impl Handle {
             applied: status.applied.0,
             state: status.phase.name().to_owned(),
             replicas: replicas.collect(),
+            damaged: damaged.into_iter().map(|(id, problem)| DamagedDatabase { id: id.to_string(), problem }).collect(),
             divergent: status.divergences.iter().map(crate::inspect::divergence).collect(),
         }
     }
@@ -72,17 +74,23 @@ impl Handle {
     /// Has this replica's databases replaced by those of a healthy peer. It goes on when this returns.
     ///
     /// # Errors
-    /// `precondition` for a replica that is not quarantined, unless it is to happen by `force`.
+    /// `precondition` for a replica that is neither quarantined nor has damaged databases that the others can do without,
+    /// unless it is to happen by `force`.
     pub fn rebuild(&self, force: bool) -> Result<(), Problem> {
-        let quarantined = matches!(self.parts().status.borrow().phase, Phase::Quarantined { .. });
-        if !quarantined && !force {
+        let status = Arc::clone(&self.parts().status.borrow());
+        if force || matches!(status.phase, Phase::Quarantined { .. }) {
+            return self.send(Event::Rebuild { force });
+        }
+        if self.parts().readers.damaged().is_empty() {
             return Err(Problem::new(
                 Code::Precondition,
-                "this replica is not quarantined: there is nothing to repair",
+                "this replica is not quarantined, and none of its databases is damaged: there is nothing to repair",
             )
             .with_hint("force=true replaces its databases all the same"));
         }
-        self.send(Event::Rebuild { force })
+        // Its vote is missed until it is rebuilt.
+        others_suffice(&status.members, &status.divergences, self.replica())?;
+        self.send(Event::Rebuild { force: true })
     }
 
     /// What runs here.
@@ -93,5 +101,79 @@ impl Handle {
             sqlite: d3b_engine::sqlite_version().to_owned(),
             execution: self.parts().execution,
         }
+    }
+}
+
+/// Whether a majority goes on without this replica, all of them with the same data as it has, as far as that is known.
+fn others_suffice(members: &[MemberStatus], divergences: &[Divergence], me: ReplicaId) -> Result<(), Problem> {
+    let refused = |detail: String| {
+        Err(Problem::new(Code::Precondition, detail)
+            .with_hint("see d3b-recovery(7); force=true replaces its databases all the same"))
+    };
+    if let Some(divergence) = divergences.first() {
+        return refused(format!(
+            "databases of this replica are damaged, but database {} differs from replica {}'s as well, and which is \
+             right is not known",
+            divergence.database, divergence.replica
+        ));
+    }
+    let voters = members.iter().filter(|member| member.votes).count();
+    let others = members.iter().filter(|member| member.votes && member.id != me && member.reachable).count();
+    let needed = voters / 2 + 1;
+    if others < needed {
+        return refused(format!(
+            "databases of this replica are damaged, but without it only {others} of {voters} voters can be reached, and \
+             {needed} are needed to go on"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use d3b::DatabaseId;
+
+    use super::*;
+
+    fn member(id: u32, votes: bool, reachable: bool) -> MemberStatus {
+        MemberStatus {
+            id: ReplicaId(id),
+            peer: String::new(),
+            disk: None,
+            votes,
+            replaces: None,
+            wanting: None,
+            applied: None,
+            compared: 0,
+            reachable,
+        }
+    }
+
+    #[track_caller]
+    fn check(members: Vec<MemberStatus>, expected: Option<&str>) {
+        let refused = others_suffice(&members, &[], ReplicaId(1)).err().map(|problem| problem.detail);
+        assert_eq!(refused.is_some(), expected.is_some(), "{refused:?}");
+        assert!(refused.unwrap_or_default().contains(expected.unwrap_or_default()));
+    }
+
+    #[test]
+    fn a_damaged_replica_is_rebuilt_where_a_majority_goes_on_without_it() {
+        let voter = |id, reachable| member(id, true, reachable);
+        check(vec![voter(1, false), voter(2, true), voter(3, true)], None);
+        check(vec![voter(1, false), voter(2, true), voter(3, false)], Some("only 1 of 3 voters"));
+        check(vec![voter(1, false), voter(2, true)], Some("only 1 of 2"));
+        check(vec![voter(1, false)], Some("only 0 of 1"));
+        check(vec![voter(1, false), voter(2, true), voter(3, false), member(4, false, true)], Some("only 1 of 3"));
+        // One that only learns is not missed.
+        check(vec![member(1, false, false), voter(2, true), voter(3, true), voter(4, false)], None);
+    }
+
+    #[test]
+    fn nothing_is_replaced_while_it_is_unknown_who_is_right() {
+        let database = DatabaseId::catalogue();
+        let divergence = Divergence { database, slot: Slot(7), here: [1; 16], replica: ReplicaId(2), there: [2; 16] };
+        let members: Vec<MemberStatus> = (1..=3).map(|id| member(id, true, true)).collect();
+        let refused = others_suffice(&members, &[divergence], ReplicaId(1)).expect_err("they differ");
+        assert!(refused.code == Code::Precondition && refused.detail.contains("replica 2"), "{}", refused.detail);
     }
 }

@@ -8,6 +8,7 @@ mod export;
 mod known;
 mod pool;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -266,6 +267,12 @@ impl Readers {
         })?;
         let ids = live.iter().filter_map(|id| id.parse().ok());
         Ok(std::iter::once(DatabaseId::catalogue()).chain(ids).collect())
+    }
+
+    /// The databases that are not served because their files are damaged, and how that shows.
+    #[must_use]
+    pub fn damaged(&self) -> BTreeMap<DatabaseId, String> {
+        self.pool.all_fenced()
     }
 
     /// One database.

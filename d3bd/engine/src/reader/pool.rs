@@ -170,6 +170,10 @@ impl Pool {
         self.lock().fenced.get(&id).cloned()
     }
 
+    pub fn all_fenced(&self) -> BTreeMap<DatabaseId, String> {
+        self.lock().fenced.clone()
+    }
+
     pub fn forget(&self, id: DatabaseId) {
         let mut state = self.lock();
         state.fenced.remove(&id);

@@ -1,0 +1,144 @@
+//! rqlite, by its HTTP API.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use d3b_tests::Http;
+use d3bctl::bench::{Answer, Kind, Lost, Target, Verdict, Work};
+use serde_json::json;
+
+use super::system::{Ask, Processes, ROWS, Running, SIZE, System};
+
+/// rqlite.
+pub struct Rqlite {
+    /// Its program.
+    pub program: PathBuf,
+}
+
+impl System for Rqlite {
+    fn name(&self) -> &'static str {
+        "rqlite"
+    }
+
+    fn terms(&self) -> &'static str {
+        "defaults; the Raft log is fsynced on a majority before a write is answered; one SQL statement over HTTP; \
+         reads at level linearizable, stale ones at level none"
+    }
+
+    fn start(&self) -> Box<dyn Running> {
+        let processes =
+            Processes::start("rqlite", |at, ports, peer_ports, data| self.command(at, ports, peer_ports, data));
+        processes.wait_ready("/readyz", |answer| answer.status == 200);
+        let http = Http::new();
+        let statements = json!([
+            "CREATE TABLE entries(client INTEGER NOT NULL, number INTEGER NOT NULL, text TEXT NOT NULL)",
+            "CREATE TABLE things(id INTEGER PRIMARY KEY, changes INTEGER NOT NULL, text TEXT NOT NULL)",
+            [
+                "WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < ?) \
+              INSERT INTO things SELECT id, 0, ? FROM ids",
+                ROWS,
+                "x".repeat(SIZE)
+            ],
+        ]);
+        let answer = http.post(&format!("http://127.0.0.1:{}/db/execute", processes.ports[0]), &statements).expect(200);
+        assert!(!answer.text().contains("error"), "{}", answer.text());
+        Box::new(Started { processes, works: AtomicU64::new(0) })
+    }
+}
+
+impl Rqlite {
+    fn command(&self, at: usize, ports: &[u16], peer_ports: &[u16], data_dir: &Path) -> Command {
+        let peers: Vec<String> = peer_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let mut command = Command::new(&self.program);
+        command.args(["-node-id", &format!("n{at}"), "-http-addr", &format!("127.0.0.1:{}", ports[at])]);
+        command.args(["-raft-addr", &peers[at], "-bootstrap-expect", "3", "-join", &peers.join(",")]);
+        command.arg(data_dir);
+        command
+    }
+}
+
+struct Started {
+    processes: Processes,
+    works: AtomicU64,
+}
+
+impl Running for Started {
+    fn targets(&self) -> Vec<Target> {
+        self.processes.targets()
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.processes.pids()
+    }
+
+    fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work> {
+        let run = self.works.fetch_add(1, Ordering::Relaxed);
+        Box::new(Load { ask, run, text: "x".repeat(SIZE), next: vec![0; clients], body: Vec::new() })
+    }
+}
+
+/// Inserts and selects.
+struct Load {
+    ask: Ask,
+    /// Which work of this cluster.
+    run: u64,
+    text: String,
+    next: Vec<u64>,
+    body: Vec<u8>,
+}
+
+impl Work for Load {
+    fn kinds(&self) -> &[Kind] {
+        match self.ask {
+            Ask::Write => &[Kind { name: "insert", writes: true }],
+            Ask::Read => &[Kind { name: "linearizable select", writes: false }],
+            Ask::StaleRead => &[Kind { name: "select at level none", writes: false }],
+        }
+    }
+
+    fn begin(&mut self, client: usize) -> usize {
+        self.next[client] += 1;
+        0
+    }
+
+    fn request(&mut self, client: usize, host: &str, out: &mut Vec<u8>) {
+        let number = self.next[client];
+        let id = (number * 31 + client as u64 * 17) % ROWS + 1;
+        self.body.clear();
+        let select = r#"[["SELECT id, text FROM things WHERE id=?","#;
+        let (path, written) = match self.ask {
+            Ask::Write => {
+                let client = self.run * 10_000 + client as u64;
+                let insert = r#"[["INSERT INTO entries VALUES(?,?,?)","#;
+                ("execute", write!(self.body, r#"{insert}{client},{number},"{}"]]"#, self.text))
+            }
+            Ask::Read => ("query?level=linearizable", write!(self.body, "{select}{id}]]")),
+            Ask::StaleRead => ("query?level=none", write!(self.body, "{select}{id}]]")),
+        };
+        let length = self.body.len();
+        let head = write!(
+            out,
+            "POST /db/{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        );
+        written.and(head).expect("a buffer takes everything");
+        out.extend_from_slice(&self.body);
+    }
+
+    fn judge(&mut self, _: usize, answer: &Answer<'_>) -> Verdict {
+        let text = String::from_utf8_lossy(answer.body);
+        let right = match self.ask {
+            Ask::Write => text.contains(r#""rows_affected":1"#),
+            Ask::Read | Ask::StaleRead => text.contains(r#""values":[["#),
+        };
+        match answer.status {
+            200 if right => Verdict::Done(1),
+            status => Verdict::Wrong(format!("{status} {text}")),
+        }
+    }
+
+    fn lost(&mut self, _: usize, _: bool) -> Lost {
+        Lost::Unknown
+    }
+}

@@ -1,0 +1,142 @@
+//! What a system has to have to be compared.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use d3b_tests::cluster::free_port;
+use d3b_tests::process::Process;
+use d3b_tests::wait::{PATIENCE, wait_until};
+use d3b_tests::{Http, Response};
+use d3bctl::bench::{Target, Work};
+
+/// Bytes of a value.
+pub const SIZE: usize = 100;
+/// Rows or keys that are there to be read.
+pub const ROWS: u64 = 1_000;
+
+/// What clients ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// One new row or key, durable on a majority.
+    Write,
+    /// One row or key, as a linearizable read.
+    Read,
+    /// One row or key, as the replica that is asked has it.
+    StaleRead,
+}
+
+/// So many clients that ask for the same.
+#[derive(Debug)]
+pub struct Scenario {
+    /// What it is called.
+    pub name: &'static str,
+    /// What they ask for.
+    pub ask: Ask,
+    /// How many they are, spread over the three replicas.
+    pub clients: usize,
+}
+
+/// What is compared.
+pub const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "write-1", ask: Ask::Write, clients: 1 },
+    Scenario { name: "write-64", ask: Ask::Write, clients: 64 },
+    Scenario { name: "write-256", ask: Ask::Write, clients: 256 },
+    Scenario { name: "read-64", ask: Ask::Read, clients: 64 },
+    Scenario { name: "stale-read-64", ask: Ask::StaleRead, clients: 64 },
+];
+
+/// A system that can be started.
+pub trait System {
+    /// What it is called.
+    fn name(&self) -> &'static str;
+
+    /// How it is run, what its writes survive, and how it is asked.
+    fn terms(&self) -> &'static str;
+
+    /// Starts three replicas on loopback, with [`ROWS`] to be read.
+    fn start(&self) -> Box<dyn Running>;
+}
+
+/// Three replicas that run until this is dropped.
+pub trait Running {
+    /// Where they are.
+    fn targets(&self) -> Vec<Target>;
+
+    /// Their processes.
+    fn pids(&self) -> Vec<u32>;
+
+    /// What clients ask for; two works of the same cluster never write the same row or key.
+    fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work>;
+}
+
+/// Some processes of a foreign system, each with a port for clients and one for its peers, below one directory.
+#[derive(Debug)]
+pub struct Processes {
+    /// Dropped, and so killed, before the directory goes.
+    processes: Vec<Process>,
+    /// Ports for clients, on loopback.
+    pub ports: Vec<u16>,
+    _directory: tempfile::TempDir,
+}
+
+impl Processes {
+    /// Starts three; `command` gives the command of one by its index, the ports of all for clients and for peers, and
+    /// its data directory.
+    pub fn start(name: &str, command: impl Fn(usize, &[u16], &[u16], &Path) -> Command) -> Processes {
+        let directory = tempfile::Builder::new().prefix("d3b-peers-").tempdir().expect("a temporary directory");
+        let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let peer_ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+        let start = |at: usize| {
+            let log = File::create(directory.path().join(format!("{name}-{at}.log"))).expect("a file for its log");
+            let mut command = command(at, &ports, &peer_ports, &directory.path().join(format!("{name}-{at}")));
+            command.stdin(std::process::Stdio::null());
+            command.stdout(log.try_clone().expect("a file can be shared")).stderr(log);
+            Process::spawn(&mut command)
+        };
+        Processes { processes: (0..3).map(start).collect(), ports, _directory: directory }
+    }
+
+    /// Waits until every one answers a GET of a path as it should.
+    pub fn wait_ready(&self, path: &str, good: impl Fn(&Response) -> bool) {
+        let http = Http::new();
+        for port in &self.ports {
+            let url = format!("http://127.0.0.1:{port}{path}");
+            wait_until(&format!("{url} is ready"), PATIENCE, || {
+                http.try_send("GET", &url, &[], ureq::SendBody::none()).is_ok_and(|answer| good(&answer))
+            });
+        }
+    }
+
+    /// Where they are.
+    pub fn targets(&self) -> Vec<Target> {
+        self.ports.iter().map(|port| target(&format!("127.0.0.1:{port}"))).collect()
+    }
+
+    /// Their processes.
+    pub fn pids(&self) -> Vec<u32> {
+        self.processes.iter().map(Process::pid).collect()
+    }
+}
+
+/// A target by its address.
+pub fn target(address: &str) -> Target {
+    Target { address: address.parse().expect("an address with its port"), host: address.to_owned() }
+}
+
+/// Processor time that processes have used so far.
+pub fn cpu_time(pids: &[u32]) -> Duration {
+    // SAFETY: the call reads a constant of the system.
+    let ticks_per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
+    let ticks: u64 = pids
+        .iter()
+        .map(|pid| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // The name, in parentheses, may hold anything; utime and stime are the 12th and 13th field after it.
+            let rest = stat.rsplit(')').next().unwrap_or_default();
+            rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>()
+        })
+        .sum();
+    Duration::from_secs_f64(ticks as f64 / ticks_per_second)
+}
