@@ -66,8 +66,8 @@ pub struct Options {
     pub tell: bool,
     /// A planted bug: files are dropped as soon as no row names them, whoever waits for them or has them in its log.
     pub careless_sweep: bool,
-    /// A planted bug: a snapshot's manifest names the configuration that was known when it was asked for, be that in effect
-    /// at its slot or not.
+    /// A planted bug: the configuration of a snapshot is taken for one that was held as it was chosen, be it from before the
+    /// snapshot's slot or not.
     pub careless_manifest: bool,
     /// A planted bug: that a replica is quarantined is not written to its disk.
     pub careless_quarantine: bool,
