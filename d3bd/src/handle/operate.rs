@@ -77,7 +77,7 @@ impl Handle {
     /// `precondition` for a replica that is neither quarantined nor has damaged databases that the others can do without,
     /// unless it is to happen by `force`.
     pub fn rebuild(&self, force: bool) -> Result<(), Problem> {
-        let status = Arc::clone(&self.parts().status.borrow());
+        let status = self.status();
         if force || matches!(status.phase, Phase::Quarantined { .. }) {
             return self.send(Event::Rebuild { force });
         }
