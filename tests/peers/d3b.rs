@@ -51,6 +51,11 @@ impl Running for Started {
         self.cluster.ids().into_iter().map(|id| self.cluster.replica(id).pid()).collect()
     }
 
+    fn leader(&self) -> Option<usize> {
+        let leader = self.cluster.leader();
+        self.cluster.ids().iter().position(|id| *id == leader)
+    }
+
     fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work> {
         let mix = match ask {
             Ask::Write => "insert",

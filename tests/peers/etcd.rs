@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use d3b_tests::Http;
 use d3bctl::bench::{Answer, Kind, Lost, Target, Verdict, Work};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::system::{Ask, Processes, ROWS, Running, SIZE, System};
 
@@ -77,6 +77,15 @@ impl Running for Started {
 
     fn pids(&self) -> Vec<u32> {
         self.processes.pids()
+    }
+
+    fn leader(&self) -> Option<usize> {
+        let http = Http::new();
+        self.processes.ports.iter().position(|port| {
+            let url = format!("http://127.0.0.1:{port}/v3/maintenance/status");
+            let status: Value = http.post(&url, &json!({})).expect(200).json();
+            status["leader"] == status["header"]["member_id"]
+        })
     }
 
     fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work> {

@@ -27,8 +27,8 @@ impl System for Hiqlite {
 
     fn terms(&self) -> &'static str {
         if self.immediate {
-            "log_sync=immediate: a write is fsynced before it is answered; one prepared SQL statement behind a route of \
-             its own over HTTP, reads by consistent queries"
+            "log_sync=immediate: a write is fsynced before it is answered; one prepared SQL statement behind as little HTTP \
+             as will do, which flatters its stale reads; reads by consistent queries"
         } else {
             "defaults: NOT durable when it is answered, but fsynced every 200 ms"
         }
@@ -70,6 +70,10 @@ impl Running for Started {
 
     fn pids(&self) -> Vec<u32> {
         self.processes.pids()
+    }
+
+    fn leader(&self) -> Option<usize> {
+        None
     }
 
     fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work> {

@@ -160,9 +160,11 @@ fn measure(cli: &Cli, round: usize, system: &'static str, running: &dyn Running,
         ..plan(scenario.clients)
     };
     let work = running.work(scenario.ask, plan.clients);
+    let mut targets = running.targets();
+    targets.rotate_left(running.leader().unwrap_or(0));
     let cpu_before = cpu_time(&running.pids());
     let mut all_done = 0;
-    let (outcome, _) = run(&plan, &running.targets(), vec![work], &AtomicBool::new(false), |progress| {
+    let (outcome, _) = run(&plan, &targets, vec![work], &AtomicBool::new(false), |progress| {
         all_done = progress.done;
     })
     .expect("a load can be run");

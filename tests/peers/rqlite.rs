@@ -73,6 +73,10 @@ impl Running for Started {
         self.processes.pids()
     }
 
+    fn leader(&self) -> Option<usize> {
+        None
+    }
+
     fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work> {
         let run = self.works.fetch_add(1, Ordering::Relaxed);
         Box::new(Load { ask, run, text: "x".repeat(SIZE), next: vec![0; clients], body: Vec::new() })

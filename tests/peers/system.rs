@@ -67,6 +67,9 @@ pub trait Running {
     /// Their processes.
     fn pids(&self) -> Vec<u32>;
 
+    /// The index of the one that leads, where that can be asked: one client alone asks that one.
+    fn leader(&self) -> Option<usize>;
+
     /// What clients ask for; two works of the same cluster never write the same row or key.
     fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work>;
 }

@@ -35,7 +35,7 @@ const FILL_BYTES_MAX: u64 = 1 << 20;
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How much longer than a server takes at most its answer may be on its way.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long one step of the preparation or of the verification may take, unless told.
+/// How long one step of the preparation or of the verification may take at least: what is told is for the load.
 pub(super) const STEP_WAIT: Duration = Duration::from_secs(60);
 
 /// Loads the cluster.
@@ -137,7 +137,7 @@ fn body(value: &serde_json::Value) -> Body {
 
 /// Sends a change that may take a while.
 fn change(request: Request, db: &str, session: &Session) -> Result<(), CliError> {
-    let request = session.change(request, db).waiting(session.settings.timeout.unwrap_or(STEP_WAIT), true);
+    let request = session.change(request, db).waiting(session.settings.wait().max(STEP_WAIT), true);
     session.write(&request, &[]).map(|_| ())
 }
 

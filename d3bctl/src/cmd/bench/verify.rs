@@ -122,7 +122,7 @@ fn query(db: &str, sql: &str) -> Request {
 
 /// A slot that is not before any write that was acknowledged.
 pub(super) fn current_slot(db: &str, session: &Session) -> Result<u64, CliError> {
-    let wait = session.settings.timeout.unwrap_or(STEP_WAIT);
+    let wait = session.settings.wait().max(STEP_WAIT);
     let response = session.send(&query(db, "SELECT 1").waiting(wait, true))?;
     match response.number("d3b-slot") {
         Some(slot) => Ok(slot),
@@ -142,7 +142,7 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     fn ask(&self, request: Request) -> Result<d3b::client::Response, CliError> {
-        let wait = self.session.settings.timeout.unwrap_or(STEP_WAIT);
+        let wait = self.session.settings.wait().max(STEP_WAIT);
         let request = request.parameter("level", "at-least").parameter("slot", self.slot.to_string());
         self.session.send_with(&self.client, &request.waiting(wait, true).once())
     }

@@ -8,7 +8,7 @@
 //! * `POST /write` with `[client, number, "text"]`: inserts a row.
 //! * `POST /read` and `POST /stale` with `[id]`: a row's text, by a consistent query or by a local one.
 
-use hiqlite::{Client, LogSync, Node, NodeConfig, Row, params};
+use hiqlite::{Client, LogSync, Node, NodeConfig, Param, Row};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -98,18 +98,21 @@ async fn answer(client: &Client, path: &str, body: &Value) -> Result<String, hiq
         }
         "/setup" => {
             let entries = "CREATE TABLE entries(client INTEGER NOT NULL, number INTEGER NOT NULL, text TEXT NOT NULL)";
-            client.execute(entries, params!()).await?;
-            client.execute("CREATE TABLE things(id INTEGER PRIMARY KEY, text TEXT NOT NULL)", params!()).await?;
+            client.execute(entries, vec![]).await?;
+            client.execute("CREATE TABLE things(id INTEGER PRIMARY KEY, text TEXT NOT NULL)", vec![]).await?;
             let fill = "WITH RECURSIVE ids(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM ids WHERE id < $1) \
                 INSERT INTO things SELECT id, $2 FROM ids";
-            return Ok(client.execute(fill, params!(number(0), text(1))).await?.to_string());
+            return Ok(client.execute(fill, vec![Param::from(number(0)), Param::from(text(1))]).await?.to_string());
         }
         "/write" => {
             let insert = "INSERT INTO entries VALUES($1, $2, $3)";
-            return Ok(client.execute(insert, params!(number(0), number(1), text(2))).await?.to_string());
+            return Ok(client
+                .execute(insert, vec![Param::from(number(0)), Param::from(number(1)), Param::from(text(2))])
+                .await?
+                .to_string());
         }
-        "/read" => client.query_consistent_map::<Text, _>(SELECT, params!(number(0))).await?,
-        "/stale" => client.query_map::<Text, _>(SELECT, params!(number(0))).await?,
+        "/read" => client.query_consistent_map::<Text, _>(SELECT, vec![Param::from(number(0))]).await?,
+        "/stale" => client.query_map::<Text, _>(SELECT, vec![Param::from(number(0))]).await?,
         _ => Vec::new(),
     };
     Ok(texts.into_iter().map(|text| text.0).collect())
