@@ -19,3 +19,4 @@ mod media;
 mod membership;
 mod repair;
 mod schema;
+mod upgrade;
