@@ -14,7 +14,17 @@ const EXIT_USAGE: u8 = 2;
 /// It could not start, or stopped itself.
 const EXIT_FAILED: u8 = 1;
 
+/// What one thread allocates another one frees, and with a heap for each thread much would be kept that nobody uses.
+fn share_heaps() {
+    // SAFETY: no other thread runs yet; the call changes a setting of the allocator.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+    }
+}
+
 fn main() -> ExitCode {
+    share_heaps();
     let cli = Cli::parse();
     let result = match cli.command.unwrap_or(Command::Run(cli.flags)) {
         Command::Run(flags) => settings(&flags).and_then(|(_, settings)| run_replica(&settings)),

@@ -20,3 +20,4 @@ mod media;
 mod membership;
 mod repair;
 mod schema;
+mod upgrade;

@@ -77,11 +77,13 @@ pub struct Options {
     pub flags: Vec<String>,
     /// Where they run, in the order of their ids; on loopback where there are none.
     pub hosts: Vec<Host>,
+    /// Where their peers reach them, in the order of their ids, where that was settled before.
+    pub peers: Vec<SocketAddr>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { replicas: 3, flags: Vec::new(), hosts: Vec::new() }
+        Options { replicas: 3, flags: Vec::new(), hosts: Vec::new(), peers: Vec::new() }
     }
 }
 
@@ -106,7 +108,8 @@ impl Options {
             Some(host) => ((host.address, HTTP_PORT).into(), (host.address, PEER_PORT).into()),
             None => {
                 let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
-                ((loopback, free_port()).into(), (loopback, free_port()).into())
+                let peer = self.peers.get(id as usize - 1).copied();
+                ((loopback, free_port()).into(), peer.unwrap_or_else(|| (loopback, free_port()).into()))
             }
         }
     }
@@ -426,6 +429,7 @@ impl Replica {
 
     /// Gives it a variable in its environment when it is started next.
     pub fn set_environment(&mut self, name: &str, value: &OsStr) {
+        self.environment.retain(|(known, _)| known != name);
         self.environment.push((name.into(), value.into()));
     }
 

@@ -27,7 +27,7 @@ use crate::planted::{self, Planted};
 use crate::reader::Readers;
 use crate::requests;
 use crate::snapshot::SnapshotSource;
-use crate::{Applied, Blobs, EXECUTION, Fatal, LogEntry, Options, Progress, media};
+use crate::{Applied, Blobs, EXECUTION_FIRST, Fatal, LogEntry, Options, Progress, media};
 
 /// How many entries share transactions at most.
 const RUN_ENTRIES_MAX: usize = 1024;
@@ -52,6 +52,8 @@ pub struct Engine {
     names: HashMap<DatabaseName, (DatabaseId, Lifetime)>,
     /// The latest chains of the databases that were touched last.
     fingerprints: BTreeMap<DatabaseId, (Slot, Fingerprint)>,
+    /// The newest execution version that it applies.
+    execution: u32,
     applied: Slot,
     durable: Slot,
     readers: Readers,
@@ -113,6 +115,7 @@ impl Engine {
             databases: Databases::new(directory, options.connections_max, fenced),
             names: HashMap::new(),
             fingerprints: BTreeMap::new(),
+            execution: options.execution,
             applied: durable,
             durable,
             readers,
@@ -192,8 +195,9 @@ impl Engine {
             if entry.slot != expected {
                 return Err(Fatal::Gap { expected, found: entry.slot });
             }
-            if entry.command.is_some() && entry.execution != EXECUTION {
-                return Err(Fatal::Execution { slot: entry.slot, execution: entry.execution });
+            if entry.command.is_some() && !(EXECUTION_FIRST..=self.execution).contains(&entry.execution) {
+                let (slot, execution) = (entry.slot, entry.execution);
+                return Err(Fatal::Execution { slot, execution, newest: self.execution });
             }
             run.items.push(Item { entry: *entry, command: entry.command.map(command::decode) });
             match self.step(&mut run, blobs)? {

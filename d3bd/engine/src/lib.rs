@@ -59,16 +59,22 @@ pub use snapshot::{SnapshotError, SnapshotSource};
 /// this crate. An entry of another version is never applied with this one's.
 pub const EXECUTION: u32 = 1;
 
+/// The oldest version of the SQL semantics whose entries this build applies as they were meant.
+pub const EXECUTION_FIRST: u32 = 1;
+
 /// What an engine may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// How many databases are kept open for writing; the one that was idle longest is closed to make room.
     pub connections_max: usize,
+    /// The newest execution version that it applies. One above [`EXECUTION`] means the same: tests of upgrades have no
+    /// other build to upgrade to.
+    pub execution: u32,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { connections_max: 64 }
+        Options { connections_max: 64, execution: EXECUTION }
     }
 }
 
@@ -152,12 +158,14 @@ pub enum Fatal {
         source: io::Error,
     },
     /// An entry is stamped with semantics that this build does not have.
-    #[error("slot {slot} must be applied with execution version {execution}, and this build has {EXECUTION}")]
+    #[error("slot {slot} must be applied with execution version {execution}, and this build has {newest}")]
     Execution {
         /// The entry.
         slot: Slot,
         /// Its version.
         execution: u32,
+        /// The newest version that there is here.
+        newest: u32,
     },
     /// The entries do not follow on what was applied.
     #[error("slot {found} was handed in where slot {expected} was due")]

@@ -73,7 +73,7 @@ fn damaged(problem: &str) -> Problem {
 /// The replica itself is fine: what failed worked on files of the archive only.
 fn unusable(fatal: Fatal) -> Problem {
     match fatal {
-        Fatal::Execution { slot, execution } => Problem::new(
+        Fatal::Execution { slot, execution, .. } => Problem::new(
             Code::BadRequest,
             format!("the backup's log must be applied from slot {slot} on with execution version {execution}"),
         )

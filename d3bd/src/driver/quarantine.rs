@@ -411,6 +411,10 @@ mod tests {
         let mut driver = driver(3, Repair { quarantined: Some("it differs".to_owned()), auto: true });
         let mut asked = Vec::new();
         for ticks in 0..10_000 {
+            for from in [ReplicaId(2), ReplicaId(3)].into_iter().filter(|_| ticks % 50 == 0) {
+                let message = PeerMessage::Gossip { applied: Slot(1), fingerprints: Vec::new() };
+                driver.handle(now(ticks), Event::Peer { from, message }).unwrap();
+            }
             driver.tick(now(ticks)).unwrap();
             driver.pump().unwrap();
             for effect in driver.take_effects() {

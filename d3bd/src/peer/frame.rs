@@ -113,6 +113,25 @@ mod tests {
         assert_eq!(read_all(&encode(&message())).unwrap(), message());
     }
 
+    /// A replica of the first version is understood, and understands what is said to it in the same words.
+    #[test]
+    fn frames_of_the_first_version_are_read_and_written_as_then() {
+        let lines: Vec<&str> = include_str!("../../../tests/fixtures/version-1/frames.txt").lines().collect();
+        assert_eq!(lines.len(), 22, "one for each thing that could be said");
+        for line in lines {
+            let (hex, shown) = line.split_once(' ').unwrap();
+            let pairs = (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16));
+            let frame: Vec<u8> = pairs.map(Result::unwrap).collect();
+            let message = read_all(&frame).unwrap_or_else(|error| panic!("{shown}: {error}"));
+            assert_eq!(message.version(), 1, "{shown}");
+            assert!(encode(&message) == frame, "{shown} is now {message:?}");
+            // What a configuration is made of has another name now.
+            if !shown.contains("formed: Some") {
+                assert_eq!(format!("{message:?}"), shown);
+            }
+        }
+    }
+
     #[test]
     fn a_length_alone_takes_no_memory() {
         let mut bytes = u32::MAX.to_le_bytes().to_vec();

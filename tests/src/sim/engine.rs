@@ -70,7 +70,8 @@ impl Machine for Real {
             return Err(format!("the engine has execution version {EXECUTION} only, not {execution}"));
         }
         let directory = image.current();
-        let engine = Engine::open(&directory, Options { connections_max: 2 }).map_err(|fatal| fatal.to_string())?;
+        let engine = Engine::open(&directory, Options { connections_max: 2, ..Options::default() })
+            .map_err(|fatal| fatal.to_string())?;
         let synced = std::mem::take(&mut image.synced);
         Ok(Real { engine, directory, synced, synced_at: None, referenced: RefCell::default() })
     }

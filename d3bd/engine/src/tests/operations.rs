@@ -318,7 +318,7 @@ fn transaction_control_is_refused() {
 
 #[test]
 fn many_databases_with_few_connections() {
-    let mut lab = Lab::with_options(Options { connections_max: 3 });
+    let mut lab = Lab::with_options(Options { connections_max: 3, ..Options::default() });
     for database in 0..8 {
         lab.append(create(&format!("db{database}")));
     }

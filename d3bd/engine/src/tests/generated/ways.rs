@@ -124,7 +124,7 @@ pub(crate) enum Way {
 
 /// Applies a log in one of many ways, which the dice choose.
 pub(crate) fn apply_otherwise(log: &[Entry], files: Files, dice: &mut Dice, way: Way) -> Result<Told, String> {
-    let mut lab = Lab::in_memory(Options { connections_max: 1 + dice.below(3) as usize });
+    let mut lab = Lab::in_memory(Options { connections_max: 1 + dice.below(3) as usize, ..Options::default() });
     lab.log = log.to_vec();
     lab.files = files;
     let batch_max = 1 + dice.below(40);
