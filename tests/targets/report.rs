@@ -119,7 +119,7 @@ pub const STOP: Goal = Goal {
 };
 /// A leader that hands over.
 pub const TRANSFER: Goal = Goal {
-    name: "failover: planned transfer, to the next acknowledged write",
+    name: "failover: planned transfer, longest silence from the request to shortly after its answer",
     wanted: "median at most 50 ms",
     limit: Limit::MedianAtMost(50.0),
     unit: "ms",

@@ -100,7 +100,9 @@ pub fn drive(job: &Job, targets: &[Target], work: impl Work) -> Outcome {
 /// Makes a database with the tables of a load, with so many rows of this many bytes to be read.
 #[track_caller]
 pub fn prepare(replica: &Replica, db: &str, rows: u64, size: usize) {
-    wait_until(&format!("{db} is made"), PATIENCE, || replica.put(&format!("/v1/db/{db}/file"), b"").status == 201);
+    wait_until(&format!("{db} is made"), PATIENCE, || {
+        matches!(replica.put(&format!("/v1/db/{db}/file"), b"").status, 200 | 201)
+    });
     for sql in TABLES {
         replica.sql(db, sql, json!([]));
     }

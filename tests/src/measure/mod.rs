@@ -16,7 +16,7 @@ pub use silence::{Acknowledged, Silence};
 /// What samples come to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
-    /// The middle one; of an even number, the upper one of the middle two.
+    /// The middle one; of an even number, the mean of the middle two.
     pub median: f64,
     /// The lowest one.
     pub lowest: f64,
@@ -30,7 +30,8 @@ impl Spread {
     pub fn of(mut values: Vec<f64>) -> Spread {
         values.sort_by(f64::total_cmp);
         let at = |index: usize| values.get(index).copied().unwrap_or_default();
-        Spread { median: at(values.len() / 2), lowest: at(0), highest: at(values.len().saturating_sub(1)) }
+        let last = values.len().saturating_sub(1);
+        Spread { median: f64::midpoint(at(last / 2), at(values.len() / 2)), lowest: at(0), highest: at(last) }
     }
 }
 
@@ -99,5 +100,23 @@ pub fn allow_files(count: u64) {
             limit.rlim_cur = limit.rlim_cur.max(limit.rlim_max.min(count));
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(values: &[f64], median: f64, lowest: f64, highest: f64) {
+        assert_eq!(Spread::of(values.to_vec()), Spread { median, lowest, highest });
+    }
+
+    #[test]
+    fn samples_have_a_middle_and_two_ends() {
+        check(&[], 0.0, 0.0, 0.0);
+        check(&[3.0], 3.0, 3.0, 3.0);
+        check(&[5.0, 1.0], 3.0, 1.0, 5.0);
+        check(&[9.0, 1.0, 2.0], 2.0, 1.0, 9.0);
     }
 }
