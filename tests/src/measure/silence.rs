@@ -22,11 +22,6 @@ impl Acknowledged {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(at);
     }
 
-    /// Forgets all of them.
-    pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
     /// How many there were.
     #[must_use]
     pub fn count(&self) -> usize {
