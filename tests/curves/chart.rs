@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::curve::Curve;
 
 /// Of the whole picture, and of the panel of one column.
-const WIDTH: f64 = 640.0;
+const WIDTH: f64 = 760.0;
 const PANEL: f64 = 220.0;
 /// Around what is drawn.
 const LEFT: f64 = 90.0;
