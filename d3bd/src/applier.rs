@@ -27,10 +27,13 @@ use crate::snapshot::Offer;
 
 /// How many bytes of entries are applied in one go.
 const CHUNK_BYTES: usize = 4 << 20;
-/// How many slots may be applied beyond what is durable before the databases are synced.
-const CHECKPOINT_SLOTS: u64 = 10_000;
+/// How many slots may be applied beyond what is durable before the databases are synced, and before everything waits for
+/// that.
+const CHECKPOINT_SLOTS: (u64, u64) = (10_000, 100_000);
 /// How long what was applied may stay unsynced.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
+/// How soon it is looked whether what is done ahead of a checkpoint is done, where nothing else happens.
+const AHEAD_LOOK: Duration = Duration::from_millis(20);
 /// How often the blob store is swept even if nothing was deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// How long to wait before a blob that no peer could give is asked for again.
@@ -99,6 +102,8 @@ pub(crate) fn spawn(applier: Applier) -> std::io::Result<(SyncSender<RangeInclus
 /// When the databases were last synced and the blobs last swept.
 struct Upkeep {
     checkpointed: Instant,
+    /// What is done ahead of the next checkpoint.
+    ahead: Option<tokio::task::JoinHandle<()>>,
     durable: Slot,
     swept: Instant,
     /// No sweep before this: one may look into thousands of databases, and entries wait meanwhile.
@@ -116,10 +121,19 @@ impl Applier {
         self.durable.store(durable.0, Ordering::Release);
         let now = Instant::now();
         let (images, base) = (Images::default(), self.log.base());
-        let mut upkeep =
-            Upkeep { checkpointed: now, durable, swept: now, sweep_after: now, images, base, deleted_at: None };
+        let mut upkeep = Upkeep {
+            checkpointed: now,
+            ahead: None,
+            durable,
+            swept: now,
+            sweep_after: now,
+            images,
+            base,
+            deleted_at: None,
+        };
         loop {
-            match inbox.recv_timeout(CHECKPOINT_INTERVAL) {
+            let patience = if upkeep.ahead.is_some() { AHEAD_LOOK } else { CHECKPOINT_INTERVAL };
+            match inbox.recv_timeout(patience) {
                 Ok(range) => {
                     if let Err(cause) = self.apply(range, &mut upkeep) {
                         return self.stop.fatal(cause);
@@ -150,7 +164,7 @@ impl Applier {
             if self.stop.asked() {
                 break;
             }
-            if self.engine.applied().0 >= upkeep.durable.0 + CHECKPOINT_SLOTS {
+            if self.engine.applied().0 >= upkeep.durable.0 + CHECKPOINT_SLOTS.1 {
                 self.checkpoint(upkeep)?;
             }
         }
@@ -224,10 +238,7 @@ impl Applier {
             self.carry_out(order, upkeep)?;
         }
         self.look_for_files()?;
-        let dirty = self.engine.applied() > upkeep.durable;
-        if dirty && upkeep.checkpointed.elapsed() >= CHECKPOINT_INTERVAL {
-            self.checkpoint(upkeep)?;
-        }
+        self.checkpoint_by_and_by(upkeep)?;
         if let Err(error) = self.offer.expire(Instant::now()) {
             tracing::warn!(%error, "a snapshot that nobody fetches cannot be dropped");
         }
@@ -315,6 +326,23 @@ impl Applier {
             // The driver only goes away when the process ends.
             self.events.send(Event::CutDue(base));
         }
+    }
+
+    /// Most of a checkpoint's work is done beside this thread, for entries wait for what is done on it.
+    fn checkpoint_by_and_by(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {
+        let undurable = self.engine.applied().0 - upkeep.durable.0;
+        if undurable == 0 {
+            return Ok(());
+        }
+        if let Some(ahead) = upkeep.ahead.take_if(|ahead| ahead.is_finished()) {
+            drop(ahead);
+            return self.checkpoint(upkeep);
+        }
+        let due = undurable >= CHECKPOINT_SLOTS.0 || upkeep.checkpointed.elapsed() >= CHECKPOINT_INTERVAL;
+        if due && upkeep.ahead.is_none() {
+            upkeep.ahead = Some(self.runtime.spawn_blocking(self.engine.checkpoint_ahead()));
+        }
+        Ok(())
     }
 
     fn checkpoint(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {

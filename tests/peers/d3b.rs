@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use d3b_tests::Cluster;
+use d3b_tests::measure::target;
 use d3bctl::bench::d3b::{D3b as Load, FILL, Spec, TABLES};
 use d3bctl::bench::{Target, Work};
 use serde_json::json;
 
-use super::system::{Ask, ROWS, Running, SIZE, System, target};
+use super::system::{Ask, ROWS, Running, SIZE, System};
 
 const DB: &str = "peers";
 

@@ -8,7 +8,6 @@
 mod d3b;
 mod etcd;
 mod hiqlite;
-mod probe;
 mod rqlite;
 mod system;
 mod table;
@@ -19,12 +18,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Parser;
+use d3b_tests::measure::{Probe, cpu_time, is_release, is_wanted, plan};
 use d3b_tests::wait::{PATIENCE, wait_until};
 use d3bctl::bench::Plan;
 use d3bctl::bench::load::run;
 
-use probe::Probe;
-use system::{Ask, Running, SCENARIOS, Scenario, System, cpu_time};
+use system::{Ask, Running, SCENARIOS, Scenario, System};
 use table::{Sample, print};
 
 /// d3b and its peers, side by side.
@@ -66,8 +65,7 @@ fn default_peers() -> PathBuf {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if cfg!(debug_assertions) {
-        eprintln!("peers: this is no release build, and its figures tell nothing: cargo run --release ...");
+    if !is_release("peers") {
         return ExitCode::from(2);
     }
     if let Some(dir) = &cli.dir {
@@ -75,7 +73,7 @@ fn main() -> ExitCode {
         tempfile::env::override_temp_dir(dir).expect("nobody has asked for a temporary directory yet");
     }
     let systems = systems(&cli);
-    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|it| wanted(&cli.scenarios, it.name)).collect();
+    let scenarios: Vec<&Scenario> = SCENARIOS.iter().filter(|it| is_wanted(&cli.scenarios, it.name)).collect();
     let mut samples = Vec::new();
     let mut probe = Probe::default();
     for round in 0..cli.rounds {
@@ -102,10 +100,6 @@ fn main() -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn wanted(only: &[String], name: &str) -> bool {
-    only.is_empty() || only.iter().any(|beginning| name.starts_with(beginning.as_str()))
-}
-
 /// d3b, and the peers that are installed.
 fn systems(cli: &Cli) -> Vec<Box<dyn System>> {
     let mut systems: Vec<Box<dyn System>> = vec![Box::new(d3b::D3b)];
@@ -127,7 +121,7 @@ fn systems(cli: &Cli) -> Vec<Box<dyn System>> {
         systems.push(Box::new(hiqlite::Hiqlite { program: program.clone(), immediate: true }));
         systems.push(Box::new(hiqlite::Hiqlite { program, immediate: false }));
     }
-    systems.retain(|system| wanted(&cli.only, system.name()));
+    systems.retain(|system| is_wanted(&cli.only, system.name()));
     systems
 }
 
@@ -138,18 +132,6 @@ fn has_everything(running: &dyn Running) -> bool {
     let outcome = run(&plan, &running.targets(), vec![work], &AtomicBool::new(false), |_| ());
     let (outcome, _) = outcome.expect("a load can be run");
     outcome.errors == 0 && outcome.done() > 0
-}
-
-fn plan(clients: usize) -> Plan {
-    Plan {
-        clients,
-        threads: 1,
-        rate: None,
-        warm_up: Duration::ZERO,
-        duration: Duration::from_secs(1),
-        patience: Duration::from_secs(15),
-        spread: true,
-    }
 }
 
 /// Runs one scenario on a cluster that runs.

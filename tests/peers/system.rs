@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use d3b_tests::cluster::free_port;
+use d3b_tests::measure::target;
 use d3b_tests::process::Process;
 use d3b_tests::wait::{PATIENCE, wait_until};
 use d3b_tests::{Http, Response};
@@ -121,25 +121,4 @@ impl Processes {
     pub fn pids(&self) -> Vec<u32> {
         self.processes.iter().map(Process::pid).collect()
     }
-}
-
-/// A target by its address.
-pub fn target(address: &str) -> Target {
-    Target { address: address.parse().expect("an address with its port"), host: address.to_owned() }
-}
-
-/// Processor time that processes have used so far.
-pub fn cpu_time(pids: &[u32]) -> Duration {
-    // SAFETY: the call reads a constant of the system.
-    let ticks_per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64;
-    let ticks: u64 = pids
-        .iter()
-        .map(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // The name, in parentheses, may hold anything; utime and stime are the 12th and 13th field after it.
-            let rest = stat.rsplit(')').next().unwrap_or_default();
-            rest.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum::<u64>()
-        })
-        .sum();
-    Duration::from_secs_f64(ticks as f64 / ticks_per_second)
 }

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use d3b_tests::measure::{Probe, Spread};
 use serde::Serialize;
 
-use super::probe::Probe;
 use super::system::{Scenario, System};
 
 /// One scenario on one system in one round.
@@ -43,14 +43,6 @@ impl fmt::Display for Sample {
     }
 }
 
-/// The middle one, the lowest and the highest one.
-fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let (first, last) = (values.first().copied(), values.last().copied());
-    let middle = values.get(values.len() / 2).copied();
-    (middle.unwrap_or_default(), first.unwrap_or_default(), last.unwrap_or_default())
-}
-
 /// Prints medians over the rounds, their spread, and how many times the throughput of each peer d3b has.
 pub fn print(systems: &[Box<dyn System>], scenarios: &[&Scenario], samples: &[Sample], probe: &Probe) {
     println!(
@@ -63,14 +55,16 @@ pub fn print(systems: &[Box<dyn System>], scenarios: &[&Scenario], samples: &[Sa
                 samples.iter().filter(|it| it.scenario == scenario.name && it.system == name).collect()
             };
             let own = of(system.name());
-            let median = |value: fn(&Sample) -> f64| spread(own.iter().map(|sample| value(sample)).collect()).0;
-            let (rate, least, most) = spread(own.iter().map(|sample| sample.per_second).collect());
+            let median =
+                |value: fn(&Sample) -> f64| Spread::of(own.iter().map(|sample| value(sample)).collect()).median;
+            let Spread { median: rate, lowest: least, highest: most } =
+                Spread::of(own.iter().map(|sample| sample.per_second).collect());
             // Round by round, so that what slows the whole machine for a while slows both.
             let ratios = of("d3b").into_iter().zip(&own).map(|(d3b, peer)| d3b.per_second / peer.per_second);
-            let (ratio, ratio_least, ratio_most) = spread(ratios.collect());
+            let ratio = Spread::of(ratios.collect());
             let ratio = match system.name() {
                 "d3b" => String::new(),
-                _ => format!("{ratio:.2} times as fast ({ratio_least:.2} to {ratio_most:.2})"),
+                _ => format!("{:.2} times as fast ({:.2} to {:.2})", ratio.median, ratio.lowest, ratio.highest),
             };
             println!(
                 "| {} | {} | {rate:.0} | {least:.0} to {most:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {ratio} |",

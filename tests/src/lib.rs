@@ -1,5 +1,6 @@
 //! What the test binaries of this crate share: clusters of real daemons, a client, a load of keyed writers, sample files;
-//! networks, disks and clocks that fail; a simulator of whole clusters; a recorder and a checker of histories.
+//! networks, disks and clocks that fail; a simulator of whole clusters; a recorder and a checker of histories; what the
+//! benchmarks measure with.
 
 pub mod build;
 pub mod cluster;
@@ -8,6 +9,7 @@ pub mod faults;
 pub mod http;
 pub mod linearizability;
 pub mod load;
+pub mod measure;
 pub mod process;
 pub mod raw;
 pub mod recorder;

@@ -119,6 +119,24 @@ pub fn peak_memory(pid: u32) -> u64 {
     memory(pid, "VmHWM:")
 }
 
+/// How much memory of a process is resident now, in bytes.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn resident_memory(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+/// How many files, sockets and the like a process has open.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn open_files(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is there").count()
+}
+
 /// How much memory of its own a process may write to, resident or not, in bytes.
 fn data_memory(pid: u32) -> u64 {
     memory(pid, "VmData:")

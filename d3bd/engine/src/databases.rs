@@ -135,8 +135,16 @@ impl Databases {
     fn close_one(&mut self) {
         let idle = self.open.iter().filter(|(_, (_, database))| !database.in_transaction());
         if let Some(id) = idle.min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id) {
-            self.open.remove(&id);
+            let closed = self.open.remove(&id);
+            if let Some((_, database)) = closed {
+                database.close_quickly();
+            }
         }
+    }
+
+    /// The files of the databases that were written since they were last known to be durable.
+    pub fn dirty(&self) -> Vec<PathBuf> {
+        self.dirty.iter().map(|id| database::path(&self.directory, *id)).collect()
     }
 
     /// Closes a database; an open transaction is rolled back.
@@ -210,6 +218,23 @@ pub(crate) fn fenced_rejection(problem: &str) -> Rejection {
         format!("this replica does not serve the database, whose file is damaged: {problem}"),
     )
     .with_hint("other replicas may have it whole")
+}
+
+/// Does beforehand what makes a checkpoint take long, beside everything else: syncs a database's write-ahead log and folds
+/// it into the database. What the writer adds meanwhile is left to the checkpoint. Whether it succeeds or not, the
+/// checkpoint does the same again, and tells.
+pub(crate) fn sync_ahead(path: &Path) {
+    let fold = || -> rusqlite::Result<()> {
+        let connection = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        // The file may have been dropped meanwhile, and nothing is to be made of what is left of it.
+        connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        Ok(())
+    };
+    let synced = sync_log(path).map_err(|error| error.to_string());
+    if let Err(error) = synced.and_then(|()| fold().map_err(|error| error.to_string())) {
+        tracing::debug!(path = %path.display(), error, "a write-ahead log could not be folded ahead");
+    }
 }
 
 /// Makes what is committed to a database's write-ahead log durable. Without a log everything is in the file, where
