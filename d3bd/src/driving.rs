@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::driver::{Driver, DriverStatus, Event};
 use crate::executor::Executor;
 use crate::log::LogReader;
+use crate::peer::PeerMessage;
 use crate::run::{Clock, Stop};
 use crate::turns::{After, Turn, Turns};
 
@@ -43,7 +44,7 @@ impl Turn for Driving {
 
     fn kind(event: &Event) -> u8 {
         match event {
-            Event::Write(_) => WITH_LOG,
+            Event::Write(_) | Event::Peer { message: PeerMessage::Forward { .. }, .. } => WITH_LOG,
             Event::Read(_) => WITH_ROUND,
             _ => AT_ONCE,
         }
