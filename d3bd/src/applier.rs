@@ -102,8 +102,8 @@ pub(crate) fn spawn(applier: Applier) -> std::io::Result<(SyncSender<RangeInclus
 /// When the databases were last synced and the blobs last swept.
 struct Upkeep {
     checkpointed: Instant,
-    /// What is done ahead of the next checkpoint.
-    ahead: Option<tokio::task::JoinHandle<()>>,
+    /// Whether something is or was done ahead of the next checkpoint.
+    ahead: bool,
     durable: Slot,
     swept: Instant,
     /// No sweep before this: one may look into thousands of databases, and entries wait meanwhile.
@@ -123,7 +123,7 @@ impl Applier {
         let (images, base) = (Images::default(), self.log.base());
         let mut upkeep = Upkeep {
             checkpointed: now,
-            ahead: None,
+            ahead: false,
             durable,
             swept: now,
             sweep_after: now,
@@ -132,7 +132,7 @@ impl Applier {
             deleted_at: None,
         };
         loop {
-            let patience = if upkeep.ahead.is_some() { AHEAD_LOOK } else { CHECKPOINT_INTERVAL };
+            let patience = if upkeep.ahead { AHEAD_LOOK } else { CHECKPOINT_INTERVAL };
             match inbox.recv_timeout(patience) {
                 Ok(range) => {
                     if let Err(cause) = self.apply(range, &mut upkeep) {
@@ -334,19 +334,20 @@ impl Applier {
         if undurable == 0 {
             return Ok(());
         }
-        if let Some(ahead) = upkeep.ahead.take_if(|ahead| ahead.is_finished()) {
-            drop(ahead);
+        if upkeep.ahead && self.engine.is_ahead_over() {
             return self.checkpoint(upkeep);
         }
         let due = undurable >= CHECKPOINT_SLOTS.0 || upkeep.checkpointed.elapsed() >= CHECKPOINT_INTERVAL;
-        if due && upkeep.ahead.is_none() {
-            upkeep.ahead = Some(self.runtime.spawn_blocking(self.engine.checkpoint_ahead()));
+        if due && !upkeep.ahead {
+            upkeep.ahead = true;
+            self.runtime.spawn_blocking(self.engine.checkpoint_ahead());
         }
         Ok(())
     }
 
     fn checkpoint(&mut self, upkeep: &mut Upkeep) -> Result<(), String> {
         upkeep.durable = self.engine.checkpoint().map_err(|fatal| describe(&fatal))?;
+        upkeep.ahead = false;
         self.durable.store(upkeep.durable.0, Ordering::Release);
         upkeep.checkpointed = Instant::now();
         Ok(())

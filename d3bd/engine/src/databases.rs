@@ -143,8 +143,8 @@ impl Databases {
     }
 
     /// The files of the databases that were written since they were last known to be durable.
-    pub fn dirty(&self) -> Vec<PathBuf> {
-        self.dirty.iter().map(|id| database::path(&self.directory, *id)).collect()
+    pub fn dirty(&self) -> Vec<(DatabaseId, PathBuf)> {
+        self.dirty.iter().map(|id| (*id, database::path(&self.directory, *id))).collect()
     }
 
     /// Closes a database; an open transaction is rolled back.
@@ -221,9 +221,10 @@ pub(crate) fn fenced_rejection(problem: &str) -> Rejection {
 }
 
 /// Does beforehand what makes a checkpoint take long, beside everything else: syncs a database's write-ahead log and folds
-/// it into the database. What the writer adds meanwhile is left to the checkpoint. Whether it succeeds or not, the
-/// checkpoint does the same again, and tells.
-pub(crate) fn sync_ahead(path: &Path) {
+/// it into the database. What the writer adds meanwhile is left to the checkpoint. A sync that fails must not be passed
+/// over: the next one may succeed without the bytes.
+pub(crate) fn sync_ahead(path: &Path) -> Result<(), SyncError> {
+    sync_log(path)?;
     let fold = || -> rusqlite::Result<()> {
         let connection = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
@@ -231,10 +232,39 @@ pub(crate) fn sync_ahead(path: &Path) {
         connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(())
     };
-    let synced = sync_log(path).map_err(|error| error.to_string());
-    if let Err(error) = synced.and_then(|()| fold().map_err(|error| error.to_string())) {
-        tracing::debug!(path = %path.display(), error, "a write-ahead log could not be folded ahead");
+    match fold() {
+        Ok(()) => Ok(()),
+        Err(_) if !path.exists() => Ok(()),
+        // A fault of the file itself shows when it is written or read; a log that is in use is folded another time.
+        Err(error) if is_damage(&error) || is_busy(&error) => {
+            tracing::debug!(path = %path.display(), %error, "a write-ahead log could not be folded ahead");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
     }
+}
+
+/// Why a database could not be made durable.
+pub(crate) enum SyncError {
+    Io(io::Error),
+    Sqlite(rusqlite::Error),
+}
+
+impl From<io::Error> for SyncError {
+    fn from(error: io::Error) -> SyncError {
+        SyncError::Io(error)
+    }
+}
+
+impl From<rusqlite::Error> for SyncError {
+    fn from(error: rusqlite::Error) -> SyncError {
+        SyncError::Sqlite(error)
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    database::sqlite_error(error)
+        .is_some_and(|error| matches!(error.code, ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// Makes what is committed to a database's write-ahead log durable. Without a log everything is in the file, where

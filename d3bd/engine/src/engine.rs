@@ -5,6 +5,7 @@
 //! last slot and skips what it has, names are resolved as of the entry's slot, and a database's file is either missing
 //! or whole: so applying the entries behind the durable mark again brings everything to the same state.
 
+mod ahead;
 mod restore;
 
 use std::collections::{BTreeMap, HashMap};
@@ -28,6 +29,7 @@ use crate::reader::Readers;
 use crate::requests;
 use crate::snapshot::SnapshotSource;
 use crate::{Applied, Blobs, EXECUTION_FIRST, Fatal, LogEntry, Options, Progress, media};
+use ahead::Ahead;
 
 /// How many entries share transactions at most.
 const RUN_ENTRIES_MAX: usize = 1024;
@@ -59,6 +61,8 @@ pub struct Engine {
     readers: Readers,
     /// Every snapshot that is being taken holds one more of it.
     pin: Arc<()>,
+    /// What is done ahead of the next checkpoint.
+    ahead: Ahead,
 }
 
 impl std::fmt::Debug for Engine {
@@ -120,6 +124,7 @@ impl Engine {
             durable,
             readers,
             pin: Arc::default(),
+            ahead: Ahead::default(),
         })
     }
 
@@ -564,6 +569,7 @@ impl Engine {
     /// # Errors
     /// The replica must stop: after a failed sync nobody knows what is on the disk.
     pub fn checkpoint(&mut self) -> Result<Slot, Fatal> {
+        self.ahead.wait()?;
         let slot = self.applied;
         let directory = self.databases.directory().to_owned();
         let io = |source| Fatal::Io { slot, path: directory.clone(), source };
@@ -582,12 +588,17 @@ impl Engine {
         Ok(slot)
     }
 
-    /// Work that makes the next [`Engine::checkpoint`] short, to be done on another thread while the engine goes on.
-    /// Nothing hangs on it.
-    #[must_use]
+    /// Work that makes the next [`Engine::checkpoint`] short, to be done on another thread while the engine goes on. The
+    /// checkpoint waits for its end, and tells if it has failed.
+    #[must_use = "a checkpoint waits until it was done or dropped"]
     pub fn checkpoint_ahead(&self) -> impl FnOnce() + Send + use<> {
-        let dirty = self.databases.dirty();
-        move || dirty.iter().for_each(|path| databases::sync_ahead(path))
+        self.ahead.work(self.applied, self.databases.dirty())
+    }
+
+    /// Whether nothing of that is under way.
+    #[must_use]
+    pub fn is_ahead_over(&self) -> bool {
+        self.ahead.is_over()
     }
 
     /// Begins a snapshot, which can then be taken beside the engine, on another thread: its slot is everything that was
