@@ -3,15 +3,14 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use d3b_tests::Http;
-use d3bctl::bench::{Answer, Kind, Lost, Target, Verdict, Work};
+use d3bctl::bench::{Answer, Kind, Lost, Verdict, Work};
 use serde_json::{Value, json};
 
-use super::system::{Ask, Processes, ROWS, Running, SIZE, System};
+use super::system::{Ask, JSON, Processes, ROWS, Running, SIZE, Started, System, post};
 
 /// etcd.
 pub struct Etcd {
@@ -38,7 +37,7 @@ impl System for Etcd {
             let put = json!({ "key": STANDARD.encode(row_key(row)), "value": STANDARD.encode("x".repeat(SIZE)) });
             http.post(&format!("http://127.0.0.1:{}/v3/kv/put", processes.ports[0]), &put).expect(200);
         }
-        Box::new(Started { processes, works: AtomicU64::new(0) })
+        Box::new(Started::new(processes, leader, load))
     }
 }
 
@@ -65,38 +64,18 @@ fn row_key(row: u64) -> String {
     format!("row-{row}")
 }
 
-struct Started {
-    processes: Processes,
-    works: AtomicU64,
+fn leader(processes: &Processes) -> Option<usize> {
+    let http = Http::new();
+    processes.ports.iter().position(|port| {
+        let url = format!("http://127.0.0.1:{port}/v3/maintenance/status");
+        let status: Value = http.post(&url, &json!({})).expect(200).json();
+        status["leader"] == status["header"]["member_id"]
+    })
 }
 
-impl Running for Started {
-    fn targets(&self) -> Vec<Target> {
-        self.processes.targets()
-    }
-
-    fn pids(&self) -> Vec<u32> {
-        self.processes.pids()
-    }
-
-    fn leader(&self) -> Option<usize> {
-        let http = Http::new();
-        self.processes.ports.iter().position(|port| {
-            let url = format!("http://127.0.0.1:{port}/v3/maintenance/status");
-            let status: Value = http.post(&url, &json!({})).expect(200).json();
-            status["leader"] == status["header"]["member_id"]
-        })
-    }
-
-    fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work> {
-        Box::new(Load {
-            ask,
-            run: self.works.fetch_add(1, Ordering::Relaxed),
-            value: STANDARD.encode("x".repeat(SIZE)),
-            next: vec![0; clients],
-            body: Vec::new(),
-        })
-    }
+fn load(ask: Ask, run: u64, clients: usize) -> Box<dyn Work> {
+    let value = STANDARD.encode("x".repeat(SIZE));
+    Box::new(Load { ask, run, value, next: vec![0; clients], body: Vec::new() })
 }
 
 /// Puts and ranges.
@@ -135,13 +114,8 @@ impl Work for Load {
             Ask::Read => ("range", write!(self.body, r#"{{"key":"{}"}}"#, row())),
             Ask::StaleRead => ("range", write!(self.body, r#"{{"key":"{}","serializable":true}}"#, row())),
         };
-        let length = self.body.len();
-        let head = write!(
-            out,
-            "POST /v3/kv/{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-        );
-        written.and(head).expect("a buffer takes everything");
-        out.extend_from_slice(&self.body);
+        written.expect("a buffer takes everything");
+        post(out, host, &format!("/v3/kv/{path}"), JSON, &self.body);
     }
 
     fn judge(&mut self, _: usize, answer: &Answer<'_>) -> Verdict {

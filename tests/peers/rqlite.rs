@@ -3,13 +3,12 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use d3b_tests::Http;
-use d3bctl::bench::{Answer, Kind, Lost, Target, Verdict, Work};
+use d3bctl::bench::{Answer, Kind, Lost, Verdict, Work};
 use serde_json::json;
 
-use super::system::{Ask, Processes, ROWS, Running, SIZE, System};
+use super::system::{Ask, JSON, Processes, ROWS, Running, SIZE, Started, System, post};
 
 /// rqlite.
 pub struct Rqlite {
@@ -44,7 +43,7 @@ impl System for Rqlite {
         ]);
         let answer = http.post(&format!("http://127.0.0.1:{}/db/execute", processes.ports[0]), &statements).expect(200);
         assert!(!answer.text().contains("error"), "{}", answer.text());
-        Box::new(Started { processes, works: AtomicU64::new(0) })
+        Box::new(Started::new(processes, |_| None, load))
     }
 }
 
@@ -59,28 +58,8 @@ impl Rqlite {
     }
 }
 
-struct Started {
-    processes: Processes,
-    works: AtomicU64,
-}
-
-impl Running for Started {
-    fn targets(&self) -> Vec<Target> {
-        self.processes.targets()
-    }
-
-    fn pids(&self) -> Vec<u32> {
-        self.processes.pids()
-    }
-
-    fn leader(&self) -> Option<usize> {
-        None
-    }
-
-    fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work> {
-        let run = self.works.fetch_add(1, Ordering::Relaxed);
-        Box::new(Load { ask, run, text: "x".repeat(SIZE), next: vec![0; clients], body: Vec::new() })
-    }
+fn load(ask: Ask, run: u64, clients: usize) -> Box<dyn Work> {
+    Box::new(Load { ask, run, text: "x".repeat(SIZE), next: vec![0; clients], body: Vec::new() })
 }
 
 /// Inserts and selects.
@@ -121,13 +100,8 @@ impl Work for Load {
             Ask::Read => ("query?level=linearizable", write!(self.body, "{select}{id}]]")),
             Ask::StaleRead => ("query?level=none", write!(self.body, "{select}{id}]]")),
         };
-        let length = self.body.len();
-        let head = write!(
-            out,
-            "POST /db/{path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
-        );
-        written.and(head).expect("a buffer takes everything");
-        out.extend_from_slice(&self.body);
+        written.expect("a buffer takes everything");
+        post(out, host, &format!("/db/{path}"), JSON, &self.body);
     }
 
     fn judge(&mut self, _: usize, answer: &Answer<'_>) -> Verdict {

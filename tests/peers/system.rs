@@ -1,8 +1,10 @@
 //! What a system has to have to be compared.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use d3b_tests::cluster::free_port;
 use d3b_tests::measure::target;
@@ -122,3 +124,53 @@ impl Processes {
         self.processes.iter().map(Process::pid).collect()
     }
 }
+
+/// A system of [`Processes`] that runs.
+pub struct Started {
+    processes: Processes,
+    /// Works so far: each has a number of its own, for rows and keys that nobody else writes.
+    works: AtomicU64,
+    leader: fn(&Processes) -> Option<usize>,
+    load: fn(Ask, u64, usize) -> Box<dyn Work>,
+}
+
+impl Started {
+    /// `leader` finds who leads, if that can be known; `load` makes a work of what clients ask for, its number, and how many
+    /// clients there are.
+    pub fn new(
+        processes: Processes,
+        leader: fn(&Processes) -> Option<usize>,
+        load: fn(Ask, u64, usize) -> Box<dyn Work>,
+    ) -> Started {
+        Started { processes, works: AtomicU64::new(0), leader, load }
+    }
+}
+
+impl Running for Started {
+    fn targets(&self) -> Vec<Target> {
+        self.processes.targets()
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.processes.pids()
+    }
+
+    fn leader(&self) -> Option<usize> {
+        (self.leader)(&self.processes)
+    }
+
+    fn work(&self, ask: Ask, clients: usize) -> Box<dyn Work> {
+        (self.load)(ask, self.works.fetch_add(1, Ordering::Relaxed), clients)
+    }
+}
+
+/// Appends a POST; `fields` are further lines of its head, each with its end.
+pub fn post(out: &mut Vec<u8>, host: &str, path: &str, fields: &str, body: &[u8]) {
+    let length = body.len();
+    write!(out, "POST {path} HTTP/1.1\r\nhost: {host}\r\n{fields}content-length: {length}\r\n\r\n")
+        .expect("a buffer takes everything");
+    out.extend_from_slice(body);
+}
+
+/// The line that says that a body is JSON.
+pub const JSON: &str = "content-type: application/json\r\n";
