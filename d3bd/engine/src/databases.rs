@@ -134,11 +134,10 @@ impl Databases {
 
     fn close_one(&mut self) {
         let idle = self.open.iter().filter(|(_, (_, database))| !database.in_transaction());
-        if let Some(id) = idle.min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id) {
-            let closed = self.open.remove(&id);
-            if let Some((_, database)) = closed {
-                database.close_quickly();
-            }
+        if let Some(id) = idle.min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id)
+            && let Some((_, database)) = self.open.remove(&id)
+        {
+            database.close_quickly();
         }
     }
 
@@ -220,11 +219,9 @@ pub(crate) fn fenced_rejection(problem: &str) -> Rejection {
     .with_hint("other replicas may have it whole")
 }
 
-/// Does beforehand what makes a checkpoint take long, beside everything else: syncs a database's write-ahead log and folds
-/// it into the database. What the writer adds meanwhile is left to the checkpoint. A sync that fails must not be passed
-/// over: the next one may succeed without the bytes.
-pub(crate) fn sync_ahead(path: &Path) -> Result<(), SyncError> {
-    sync_log(path)?;
+/// Folds a database's write-ahead log into it, on a connection of its own. One that is in use, or that cannot be folded
+/// because the file is damaged or gone, is left as it is: that shows when it is written or read.
+pub(crate) fn fold_beside(path: &Path) -> rusqlite::Result<()> {
     let fold = || -> rusqlite::Result<()> {
         let connection = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
@@ -233,32 +230,12 @@ pub(crate) fn sync_ahead(path: &Path) -> Result<(), SyncError> {
         Ok(())
     };
     match fold() {
-        Ok(()) => Ok(()),
-        Err(_) if !path.exists() => Ok(()),
-        // A fault of the file itself shows when it is written or read; a log that is in use is folded another time.
-        Err(error) if is_damage(&error) || is_busy(&error) => {
+        Err(error) if path.exists() && !is_damage(&error) && !is_busy(&error) => Err(error),
+        Err(error) => {
             tracing::debug!(path = %path.display(), %error, "a write-ahead log could not be folded ahead");
             Ok(())
         }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Why a database could not be made durable.
-pub(crate) enum SyncError {
-    Io(io::Error),
-    Sqlite(rusqlite::Error),
-}
-
-impl From<io::Error> for SyncError {
-    fn from(error: io::Error) -> SyncError {
-        SyncError::Io(error)
-    }
-}
-
-impl From<rusqlite::Error> for SyncError {
-    fn from(error: rusqlite::Error) -> SyncError {
-        SyncError::Sqlite(error)
+        Ok(()) => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use d3b::{DatabaseId, Slot};
 
 use super::{Fatal, sqlite_failed};
-use crate::databases::{self, SyncError};
+use crate::databases;
 
 #[derive(Debug, Default)]
 struct State {
@@ -27,12 +27,7 @@ impl Ahead {
         self.change(|state| state.running += 1);
         let running = Running { ahead: self.clone() };
         move || {
-            let done = dirty.into_iter().try_for_each(|(id, path)| {
-                databases::sync_ahead(&path).map_err(|error| match error {
-                    SyncError::Io(source) => Fatal::Io { slot, path, source },
-                    SyncError::Sqlite(error) => sqlite_failed(error, slot, id),
-                })
-            });
+            let done = dirty.into_iter().try_for_each(|(id, path)| sync(slot, id, path));
             if let Err(fatal) = done {
                 running.ahead.change(|state| state.failed = Some(fatal));
             }
@@ -59,6 +54,15 @@ impl Ahead {
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.shared.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Does beforehand what makes a checkpoint take long: syncs a database's write-ahead log and folds it. What the writer adds
+/// meanwhile is left to the checkpoint. A sync that fails must not be passed over: the next one may succeed without the bytes.
+fn sync(slot: Slot, id: DatabaseId, path: PathBuf) -> Result<(), Fatal> {
+    if let Err(source) = databases::sync_log(&path) {
+        return Err(Fatal::Io { slot, path, source });
+    }
+    databases::fold_beside(&path).map_err(|error| sqlite_failed(error, slot, id))
 }
 
 struct Running {
