@@ -78,6 +78,11 @@ const FOUND: &[(u64, Scale, &str)] = &[
     (2_076, Scale::Short, "a snapshot given by a replica that was quarantined while it was taken"),
     (1_903, Scale::Short, "a rebuild kept from beginning by a snapshot that was asked for before and never came"),
     (20_004, Scale::Short, "a rebuild kept from beginning by a snapshot that nobody gave"),
+    (
+        1_795_534_090_224_552_263,
+        Scale::Short,
+        "rotten snapshots that several fetched at once, each counted as the only one",
+    ),
     (5_313, Scale::Short, "a history that the checker was never done with"),
 ];
 

@@ -65,6 +65,10 @@ impl<M: Machine> World<'_, M> {
         self.ambush = false;
         self.network.become_fair();
         self.oracle.check_log_time()?;
+        for node in self.nodes.values_mut() {
+            // Pieces that nobody has decided on are lost, and whoever gave them gives no more.
+            node.staged.take_if(|staged| staged.snapshot.rotten);
+        }
         let well = self.choose_healthy()?;
         let all: Vec<ReplicaId> = self.ids().into_iter().filter(|id| !self.nodes[id].stopped).collect();
         self.note(2_000, |_| format!("*** all is well again with {well:?}"));

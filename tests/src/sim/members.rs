@@ -67,7 +67,7 @@ impl Operator {
 impl<M: Machine> World<'_, M> {
     /// Those that the group must do without, for good or until they are rebuilt.
     pub(super) fn lost(&self) -> BTreeSet<ReplicaId> {
-        let missing = |node: &&Node<M>| node.is_lost() || node.is_ill() || node.stopped;
+        let missing = |node: &&Node<M>| node.is_lost() || node.is_ill() || node.catches_rot() || node.stopped;
         self.nodes.values().filter(missing).map(|node| node.id).collect()
     }
 

@@ -158,6 +158,13 @@ impl<M: Machine> Node<M> {
         self.rotten || self.condemned || self.forced
     }
 
+    /// Whether it has taken over something of a snapshot of rotten data, and will hold it as soon as that is installed.
+    #[must_use]
+    pub fn catches_rot(&self) -> bool {
+        let staged = self.staged.as_ref().map(|staged| &staged.snapshot);
+        staged.into_iter().chain(&self.install).any(|snapshot| snapshot.rotten)
+    }
+
     /// What its clocks show at a moment of the run.
     #[must_use]
     pub fn now(&self, time: u64) -> Now {

@@ -43,7 +43,8 @@ pub struct Offered<C> {
 #[derive(Debug)]
 pub struct Staged<C> {
     digest: Digest,
-    snapshot: Rc<Snapshot<C>>,
+    /// What it is.
+    pub(super) snapshot: Rc<Snapshot<C>>,
     pieces: u64,
 }
 
