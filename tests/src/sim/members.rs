@@ -233,9 +233,13 @@ impl<M: Machine> World<'_, M> {
         let ignorant = |node: &&Node<M>| {
             let was_member = node.disk.log.configuration().is_some() && !last.members.contains_key(&node.id);
             let phase = node.process.as_ref().map(|process| process.driver.status().phase);
-            // Where all that it knows of are gone too, nobody tells it.
+            // Where all that it knows of are gone too, cut off or quarantined, nobody tells it.
             let known = node.disk.log.configuration();
-            let is_told = known.is_some_and(|known| known.members.keys().any(|id| last.members.contains_key(id)));
+            let tells = |id: &ReplicaId| {
+                let peer = &self.nodes[id];
+                last.members.contains_key(id) && !peer.stopped && !peer.condemned && !peer.is_lost()
+            };
+            let is_told = known.is_some_and(|known| known.members.keys().any(tells));
             was_member && is_told && !node.stopped && !node.condemned && !matches!(phase, Some(Phase::Outcast { .. }))
         };
         self.nodes.values().filter(ignorant).map(|node| node.id).collect()
