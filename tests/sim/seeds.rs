@@ -83,6 +83,11 @@ const FOUND: &[(u64, Scale, &str)] = &[
         Scale::Short,
         "rotten snapshots that several fetched at once, each counted as the only one",
     ),
+    (
+        1_795_535_480_722_904_922,
+        Scale::Short,
+        "a quarantined replica that cut its log behind the snapshot that it fetched",
+    ),
     (5_313, Scale::Short, "a history that the checker was never done with"),
 ];
 

@@ -285,6 +285,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Event::SnapshotTaken { to, result } => self.answer_snapshot_request(to, result),
             Event::SnapshotProgress { manifest, here, of } => self.handle_snapshot_progress(manifest, (here, of)),
             Event::SnapshotStaged { manifest, result } => self.handle_snapshot_staged(manifest, result),
+            // What it is rebuilt from must not end before its log begins, and nothing is added to that meanwhile.
+            Event::CutDue(_) if matches!(self.stage, Stage::Quarantined(_)) => {}
             Event::CutDue(base) => {
                 // The core first: from here on it refers whoever wants more to a snapshot.
                 self.step(Input::Cut(base))?;

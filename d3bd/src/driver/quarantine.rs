@@ -448,6 +448,23 @@ mod tests {
     }
 
     #[test]
+    fn the_log_is_not_cut_while_a_snapshot_may_come_that_ends_before_the_cut() {
+        let check = |quarantined: bool| {
+            let mut driver = driver(3, Repair::default());
+            if quarantined {
+                tell(&mut driver, 2, 2);
+                tell(&mut driver, 3, 2);
+            }
+            driver.take_effects();
+            driver.handle(now(2), Event::CutDue(Slot(2))).unwrap();
+            let cuts = |effect: &Effect<Written>| matches!(effect, Effect::CutLog(Slot(2)));
+            assert_eq!(driver.take_effects().iter().any(cuts), !quarantined);
+        };
+        check(false);
+        check(true);
+    }
+
+    #[test]
     fn a_snapshot_that_is_ready_too_late_is_not_given() {
         let check = |quarantined: bool| {
             let mut driver = driver(3, Repair::default());

@@ -144,8 +144,8 @@ impl<M: Machine> World<'_, M> {
         let (members, voters) = (&last.members, last.voters().filter(|id| well.contains(id)).collect());
         demand!(
             rests,
-            "a healed majority of {:?} does not end what it has begun, or {:?} does not learn of it: {}",
-            members.keys(),
+            "a healed majority of {members:?} ({:?}) does not end what it has begun, or {:?} does not learn of it: {}",
+            last.epoch,
             self.ignorant(),
             self.complaints()
         );
