@@ -231,7 +231,7 @@ pub struct Status {
     pub commit: Slot,
     /// The end of what it has applied.
     pub applied: Slot,
-    /// The end of its log.
+    /// The end of its log; of a leader, the end of what it has proposed: behind it may lie what other leaders left over.
     pub last: Slot,
     /// The beginning of its log.
     pub base: Slot,

@@ -467,12 +467,15 @@ impl<S: Storage> Replica<S> {
     #[must_use]
     pub fn status(&self) -> Status {
         let acceptor = &self.core.acceptor;
-        let (role, barrier_chosen, transferring, peers) = match &self.state {
-            State::Follower(_) => (Role::Follower, false, false, BTreeMap::new()),
-            State::PreCandidate(_) => (Role::PreCandidate, false, false, BTreeMap::new()),
-            State::Candidate(_) => (Role::Candidate, false, false, BTreeMap::new()),
+        let (mut barrier_chosen, mut transferring, mut peers) = (false, false, BTreeMap::new());
+        let (role, last) = match &self.state {
+            State::Follower(_) => (Role::Follower, acceptor.last()),
+            State::PreCandidate(_) => (Role::PreCandidate, acceptor.last()),
+            State::Candidate(_) => (Role::Candidate, acceptor.last()),
             State::Leader(leader) => {
-                (Role::Leader, leader.barrier_chosen(), leader.transferring(), leader.peer_status(&self.core))
+                (barrier_chosen, transferring) = (leader.barrier_chosen(), leader.transferring());
+                peers = leader.peer_status(&self.core);
+                (Role::Leader, acceptor.upto())
             }
         };
         Status {
@@ -481,7 +484,7 @@ impl<S: Storage> Replica<S> {
             promised: acceptor.promised(),
             commit: acceptor.commit(),
             applied: self.core.applied,
-            last: acceptor.last(),
+            last,
             base: acceptor.base(),
             barrier_chosen,
             peers,
