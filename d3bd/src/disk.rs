@@ -4,7 +4,9 @@
 //! while there is still room for the log to go on: files first, commands later, and deletions, which make room, last.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The least and the most that is kept free of files; between them a twentieth of the disk.
 const RESERVE: (u64, u64) = (8 << 20, 128 << 20);
@@ -12,6 +14,8 @@ const RESERVE: (u64, u64) = (8 << 20, 128 << 20);
 const DELETION: u64 = 1 << 20;
 /// A command is written to the log and to its database, and in both to a write-ahead log first.
 const COPIES: u64 = 4;
+/// How old what the file system said may be when commands are let in by it.
+const RECENT: Duration = Duration::from_millis(10);
 
 /// Makes what happened to the names in a directory durable.
 ///
@@ -69,6 +73,40 @@ impl Room {
     }
 }
 
+/// Lets commands in by what the file system said a moment ago, less what was let in since: asking it for each of many
+/// small commands costs more than looking at them.
+#[derive(Debug)]
+pub(crate) struct RecentRoom {
+    directory: PathBuf,
+    last: Mutex<Option<(Instant, Room)>>,
+}
+
+impl RecentRoom {
+    pub(crate) fn new(directory: &Path) -> RecentRoom {
+        RecentRoom { directory: directory.to_owned(), last: Mutex::new(None) }
+    }
+
+    /// # Errors
+    /// As [`Room::for_command`]; or the directory is gone.
+    pub(crate) fn for_command(&self, bytes: u64) -> io::Result<()> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut room = match *last {
+            Some((asked, room)) if asked.elapsed() < RECENT && room.for_command(bytes).is_ok() => room,
+            Some(_) | None => {
+                let room = Room::of(&self.directory)?;
+                *last = Some((Instant::now(), room));
+                room
+            }
+        };
+        room.for_command(bytes)?;
+        room.available = room.available.saturating_sub(bytes.saturating_mul(COPIES));
+        if let Some((_, known)) = &mut *last {
+            *known = room;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,6 +122,24 @@ mod tests {
         assert_eq!(allowed(left(3 << 20)), [false, false, true]);
         assert_eq!(allowed(left(1 << 19)), [false, false, false]);
         assert_eq!(allowed(Room { available: 0, total: 0 }), [true, true, true], "who does not count is not asked");
+    }
+
+    #[test]
+    fn commands_are_let_in_by_what_was_known_a_moment_ago_less_what_was_let_in_since() {
+        let directory = tempfile::tempdir().unwrap();
+        let recent = RecentRoom::new(directory.path());
+        recent.for_command(1 << 10).unwrap();
+        let soon = Instant::now() + Duration::from_secs(3600);
+        let known = Room { available: 30 << 20, total: 40 << 20 };
+        *recent.last.lock().unwrap() = Some((soon, known));
+        recent.for_command(1 << 20).unwrap();
+        let (_, left) = recent.last.lock().unwrap().unwrap();
+        assert_eq!(left, Room { available: 26 << 20, ..known });
+        // What would be refused by it is asked about anew: there may be more room by now.
+        *recent.last.lock().unwrap() = Some((soon, Room { available: 1 << 20, ..known }));
+        recent.for_command(1 << 10).unwrap();
+        let (_, left) = recent.last.lock().unwrap().unwrap();
+        assert!(left.available > 1 << 20);
     }
 
     #[test]

@@ -27,6 +27,7 @@ use d3b_paxos::types::Ticks;
 use futures_util::Stream;
 use tokio::sync::{Semaphore, watch};
 
+use crate::disk::{RecentRoom, Room};
 use crate::driver::{DriverStatus, Event, Ticket, Unavailable, WriteFailure, WriteRequest};
 use crate::driving::Events;
 use crate::log::LogReader;
@@ -119,6 +120,7 @@ pub(crate) struct Parts {
     pub(crate) readers: Readers,
     pub(crate) log: LogReader,
     pub(crate) blobs: BlobStore,
+    pub(crate) room: RecentRoom,
     pub(crate) fetcher: Fetcher,
     pub(crate) peers: Peers,
     pub(crate) http_address: String,
@@ -225,11 +227,12 @@ impl Handle {
 
     /// A full disk is noticed before anything is proposed: the log could only stop this replica.
     fn check_room(&self, need: Need, command_bytes: usize) -> Result<(), Problem> {
-        let room = self.parts().blobs.room().and_then(|room| match need {
-            Need::Deletion => room.for_deletion(),
-            Need::Command => room.for_command(command_bytes as u64),
-            Need::File(bytes) => room.for_file(bytes),
-        });
+        let parts = self.parts();
+        let room = match need {
+            Need::Deletion => parts.blobs.room().and_then(Room::for_deletion),
+            Need::Command => parts.room.for_command(command_bytes as u64),
+            Need::File(bytes) => parts.blobs.room().and_then(|room| room.for_file(bytes)),
+        };
         room.map_err(io_problem)
     }
 

@@ -409,6 +409,7 @@ impl Assembly<'_> {
             readers,
             log: reader,
             blobs: blobs.clone(),
+            room: crate::disk::RecentRoom::new(&settings.data_dir),
             fetcher: fetcher.clone(),
             peers: peers.clone(),
             http_address: format!("http://{http_address}"),
