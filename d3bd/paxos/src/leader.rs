@@ -1,7 +1,7 @@
 //! The leader: phase two. It proposes what phase one found and then what its driver asks for, counts who holds it
 //! durably, confirms reads, and notices when it has no majority any more.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use d3b::{ReplicaId, Slot};
 
@@ -24,6 +24,24 @@ struct Transfer {
     tell: bool,
     /// When proposals are taken again.
     deadline: Ticks,
+}
+
+/// The voters that are asked to confirm reads: those that answered the last heartbeat first, as many as make a majority
+/// with the leader. Asking the others too would cost every round more and bring its end no nearer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+struct Quick {
+    /// The heartbeat.
+    round: u64,
+    voters: BTreeSet<ReplicaId>,
+}
+
+impl Quick {
+    /// A voter has answered a round.
+    fn answered(&mut self, voter: ReplicaId, round: u64, needed: usize) {
+        if round >= self.round && self.voters.len() < needed {
+            self.voters.insert(voter);
+        }
+    }
 }
 
 /// Leading.
@@ -56,6 +74,7 @@ pub(crate) struct Leader {
     /// Whether every peer is to hear from it in any case.
     urgent: bool,
     reads: LeaderReads,
+    quick: Quick,
     transfer: Option<Transfer>,
 }
 
@@ -257,6 +276,7 @@ impl Leader {
             self.heartbeat_at = now.after(core.settings.heartbeat);
             self.round += 1;
             self.urgent = true;
+            self.quick = Quick { round: self.round, voters: BTreeSet::new() };
             if let Some(transfer) = &mut self.transfer {
                 transfer.tell = true;
             }
@@ -288,9 +308,12 @@ impl Leader {
     /// Sends every peer what it may be sent: entries, the commit, the round.
     pub(crate) fn ready<S: Storage>(&mut self, core: &mut Core<S>) -> Result<(), StorageError> {
         let readable = self.barrier_chosen() || core.acceptor.mutation.breaks(Planted::ReadBeforeBarrier);
+        let mut asks = false;
         if readable && self.reads.is_due() {
             self.round += 1;
-            self.urgent = true;
+            // The next heartbeat asks everybody, in case one of those few has just died.
+            asks = self.quick.voters.len() >= core.majority() - 1;
+            self.urgent |= !asks;
             self.reads.begin(self.round, self.chosen);
         }
         let urgent = std::mem::take(&mut self.urgent);
@@ -313,7 +336,8 @@ impl Leader {
             }
             // An idle leader tells the commit at once; a busy one lets it travel with entries.
             let news = peer.flow == Flow::Streaming && peer.told < commit;
-            if !sent && (urgent || news) {
+            let asked = urgent || (asks && self.quick.voters.contains(id));
+            if !sent && (asked || news) {
                 core.send(*id, Message::Accept { ballot, start: peer.next, entries: Vec::new(), commit, round });
                 sent = true;
             }
@@ -351,6 +375,7 @@ impl<S: Storage> Replica<S> {
             heartbeat_at: now,
             urgent: false,
             reads: LeaderReads::default(),
+            quick: Quick::default(),
             transfer: None,
         };
         for record in adopted.into_iter().filter(|record| record.slot > commit) {
@@ -412,7 +437,8 @@ impl<S: Storage> Replica<S> {
     pub(crate) fn on_accepted(&mut self, from: ReplicaId, message: &Message) {
         let Message::Accepted { ballot, upto, round, clock_ms, applied } = *message else { return };
         let State::Leader(leader) = &mut self.state else { return };
-        let (now, last, own_round) = (self.core.now.ticks, self.core.acceptor.upto(), leader.round);
+        let (now, last) = (self.core.now.ticks, self.core.acceptor.upto());
+        let (own_round, needed) = (leader.round, self.core.majority() - 1);
         let Some(peer) = leader.peer_of(from, ballot) else { return };
         if upto > last || round > own_round {
             self.core.dropped.0 += 1;
@@ -423,6 +449,9 @@ impl<S: Storage> Replica<S> {
         peer.clock_ms = clock_ms;
         peer.applied = peer.applied.max(applied);
         peer.accepted(upto);
+        if peer.votes {
+            leader.quick.answered(from, round, needed);
+        }
         leader.advance(&mut self.core);
     }
 
@@ -477,9 +506,13 @@ impl<S: Storage> Replica<S> {
     /// A follower's connection broke.
     pub(crate) fn on_peer_reset(&mut self, peer: ReplicaId) {
         if let State::Leader(leader) = &mut self.state
-            && let Some(peer) = leader.peers.get_mut(&peer)
+            && let Some(state) = leader.peers.get_mut(&peer)
         {
-            peer.reset();
+            state.reset();
+            if leader.quick.voters.remove(&peer) && leader.reads.is_under_way() {
+                // Reads may wait for its word alone.
+                leader.urgent = true;
+            }
         }
     }
 

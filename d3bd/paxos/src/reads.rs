@@ -3,7 +3,8 @@
 //! asked stands at or below it, for a later leader would have needed a promise from one of that majority.
 //!
 //! One round is under way at a time, and what is asked meanwhile joins the next one, so that any number of reads costs
-//! one message per peer and round trip. A follower asks in the same rhythm.
+//! one message per round trip to each of a majority: those that answered the last heartbeat first (`leader.rs`). The next
+//! heartbeat asks everybody again. A follower asks in the same rhythm.
 
 use d3b::{ReplicaId, Slot};
 
@@ -47,6 +48,11 @@ impl LeaderReads {
     /// Whether a round should begin.
     pub(crate) fn is_due(&self) -> bool {
         self.round.is_none() && !self.waiting.is_empty()
+    }
+
+    /// Whether a round waits to be confirmed.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.round.is_some()
     }
 
     /// Begins a round with all that wait.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use d3b::{ReplicaId, Slot};
 use d3b_paxos::message::Message;
-use d3b_paxos::types::{ProposalId, ReadId, Stamp};
+use d3b_paxos::types::{Ballot, ProposalId, ReadId, Stamp};
 use d3b_paxos::{ConfirmedRead, Input, Proposal, Reply, Role};
 
 use crate::one::{One, accept, accepted, ballot, promise, record};
@@ -273,6 +273,77 @@ fn a_read_waits_for_a_round_that_began_after_it() {
     assert_eq!(one.ready().reads, [], "old rounds confirm nothing");
     one.hear(3, accepted(ballot, 1, 3));
     assert_eq!(one.ready().reads, [ConfirmedRead { id: ReadId(2), index: Slot(1) }]);
+}
+
+/// Who is asked for a round without entries, and its number.
+fn asked(said: &[(u32, Message)]) -> (BTreeSet<u32>, u64) {
+    let rounds = said.iter().filter_map(|(to, message)| match message {
+        Message::Accept { entries, round, .. } if entries.is_empty() => Some((*to, *round)),
+        _ => None,
+    });
+    let rounds: Vec<(u32, u64)> = rounds.collect();
+    (rounds.iter().map(|(to, _)| *to).collect(), rounds.iter().map(|(_, round)| *round).max().unwrap_or(0))
+}
+
+/// Replica 1 of five leads, and 3 and 5 have answered its last heartbeat before the others.
+fn led_with_quick_voters() -> (One, Ballot) {
+    let mut one = One::new(5);
+    let ballot = one.lead();
+    one.settle();
+    for peer in 2..=5 {
+        one.hear(peer, accepted(ballot, 1, 1));
+    }
+    one.settle();
+    one.pass(50);
+    let (everybody, heartbeat) = asked(&one.says());
+    assert_eq!(everybody, BTreeSet::from([2, 3, 4, 5]));
+    for peer in [5, 3, 2, 4] {
+        one.hear(peer, accepted(ballot, 1, heartbeat));
+    }
+    one.settle();
+    (one, ballot)
+}
+
+#[test]
+fn reads_are_confirmed_by_those_that_answered_the_last_heartbeat_first() {
+    let (mut one, ballot) = led_with_quick_voters();
+    one.read(1);
+    let (few, round) = asked(&one.says());
+    assert_eq!(few, BTreeSet::from([3, 5]));
+    one.hear(5, accepted(ballot, 1, round));
+    assert_eq!(one.ready().reads, [], "two of five");
+    one.hear(3, accepted(ballot, 1, round));
+    assert_eq!(one.ready().reads, [ConfirmedRead { id: ReadId(1), index: Slot(1) }]);
+}
+
+#[test]
+fn a_read_whose_voters_are_silent_is_confirmed_by_the_next_heartbeat() {
+    let (mut one, ballot) = led_with_quick_voters();
+    one.read(1);
+    one.says();
+    one.pass(50);
+    let (everybody, heartbeat) = asked(&one.says());
+    assert_eq!(everybody, BTreeSet::from([2, 3, 4, 5]));
+    one.hear(2, accepted(ballot, 1, heartbeat));
+    one.hear(4, accepted(ballot, 1, heartbeat));
+    assert_eq!(one.ready().reads, [ConfirmedRead { id: ReadId(1), index: Slot(1) }]);
+    one.read(2);
+    assert_eq!(asked(&one.says()).0, BTreeSet::from([2, 4]));
+}
+
+#[test]
+fn a_read_whose_voter_has_died_asks_the_others_at_once() {
+    let (mut one, ballot) = led_with_quick_voters();
+    one.read(1);
+    one.says();
+    one.step(Input::ConnectionReset(ReplicaId(2)));
+    assert_eq!(asked(&one.says()).0, BTreeSet::new(), "it was not asked");
+    one.step(Input::ConnectionReset(ReplicaId(5)));
+    let (everybody, round) = asked(&one.says());
+    assert_eq!(everybody, BTreeSet::from([2, 3, 4, 5]));
+    one.hear(3, accepted(ballot, 1, round));
+    one.hear(4, accepted(ballot, 1, round));
+    assert_eq!(one.ready().reads, [ConfirmedRead { id: ReadId(1), index: Slot(1) }]);
 }
 
 #[test]
