@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use d3b::ReplicaId;
 
+mod buffers;
 mod fetcher;
 mod prefetch;
 mod server;
+mod sound;
 mod store;
 mod stream;
 
