@@ -12,6 +12,7 @@ mod server;
 mod sound;
 mod store;
 mod stream;
+mod writeback;
 
 pub use fetcher::{Connect, FetchError, Fetcher};
 pub use prefetch::Prefetcher;

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use d3b::{BlobReference, Digest, Hasher};
 
 use super::sound::{Identity, Sound};
+use super::writeback::Writeback;
 use crate::disk::{Room, sync_directory};
 
 /// The name of the directory for what is not whole yet.
@@ -154,7 +155,8 @@ impl BlobStore {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let path = self.shared.temporary.join(format!("upload-{}-{number}", std::process::id()));
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        Ok(BlobWriter { store: self.clone(), file, path: Some(path), hasher: Hasher::new(), size_max })
+        let writeback = Writeback::of(path.clone());
+        Ok(BlobWriter { store: self.clone(), file, path: Some(path), writeback, hasher: Hasher::new(), size_max })
     }
 
     /// The path of a blob that is here.
@@ -393,6 +395,7 @@ pub struct BlobWriter {
     file: File,
     /// `None` once it has its place.
     path: Option<PathBuf>,
+    writeback: Writeback,
     hasher: Hasher,
     size_max: u64,
 }
@@ -409,7 +412,8 @@ impl BlobWriter {
         }
         self.store.room()?.for_file(bytes.len() as u64)?;
         self.hasher.update(bytes);
-        self.file.write_all(bytes)
+        self.file.write_all(bytes)?;
+        self.writeback.written(bytes.len() as u64)
     }
 
     /// Makes it durable under its name.
@@ -417,6 +421,7 @@ impl BlobWriter {
     /// # Errors
     /// Whatever the disk says; nothing is left behind then.
     pub fn finish(mut self) -> io::Result<BlobReference> {
+        self.writeback.settle()?;
         let size = self.hasher.length();
         let digest = std::mem::take(&mut self.hasher).finish();
         let path = self.path.as_ref().expect("it has no place yet");
