@@ -22,14 +22,14 @@ pub struct BlobUpload {
 /// While one piece is hashed and written on a thread that may block, the next one is received.
 #[derive(Debug)]
 enum UploadState {
-    Idle(BlobWriter),
-    Writing(tokio::task::JoinHandle<std::io::Result<BlobWriter>>),
+    Idle(Box<BlobWriter>),
+    Writing(tokio::task::JoinHandle<std::io::Result<Box<BlobWriter>>>),
     Failed,
 }
 
 impl BlobUpload {
     pub(super) fn new(writer: BlobWriter, place: OwnedSemaphorePermit) -> BlobUpload {
-        BlobUpload { state: UploadState::Idle(writer), piece: BytesMut::new(), _place: place }
+        BlobUpload { state: UploadState::Idle(Box::new(writer)), piece: BytesMut::new(), _place: place }
     }
 
     /// Takes the next bytes.
@@ -41,7 +41,7 @@ impl BlobUpload {
         if self.piece.len() >= UPLOAD_PIECE { self.flush().await } else { Ok(()) }
     }
 
-    async fn writer(&mut self) -> Result<BlobWriter, Problem> {
+    async fn writer(&mut self) -> Result<Box<BlobWriter>, Problem> {
         match std::mem::replace(&mut self.state, UploadState::Failed) {
             UploadState::Idle(writer) => Ok(writer),
             UploadState::Writing(task) => match task.await {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
 use super::BlobStore;
+use super::writeback::Writeback;
 
 /// How many blobs are fetched at once.
 const CONCURRENT_MAX: usize = 4;
@@ -166,7 +168,11 @@ impl Fetcher {
             if piece.len() >= PIECE || !more {
                 let full = std::mem::replace(&mut piece, Vec::with_capacity(PIECE));
                 let store = self.store.clone();
-                partial = blocking(move || partial.write(&full, &store)).await.map_err(disk)?;
+                let write = move || {
+                    let partial = partial.write(&full, &store)?;
+                    if more { Ok(partial) } else { partial.settle() }
+                };
+                partial = blocking(write).await.map_err(disk)?;
             }
             // A failure comes after what came before it was written: the next attempt goes on from there.
             if frame?.is_none() {
@@ -279,7 +285,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 /// What was fetched so far, here or by an earlier process.
 struct Partial {
     file: File,
-    path: std::path::PathBuf,
+    path: PathBuf,
+    writeback: Writeback,
     hasher: Hasher,
 }
 
@@ -301,30 +308,44 @@ impl Partial {
             hasher.update(&piece[..read]);
         }
         file.seek(io::SeekFrom::Start(hasher.length()))?;
-        Ok(Partial { file, path, hasher })
+        let writeback = Writeback::of(path.clone());
+        Ok(Partial { file, path, writeback, hasher })
     }
 
-    /// Takes the next bytes. What a full disk has no room for is thrown away: half a file would only keep it full.
+    /// Takes the next bytes.
     fn write(mut self, bytes: &[u8], store: &BlobStore) -> io::Result<Partial> {
         let room = store.room().and_then(|room| room.for_file(bytes.len() as u64));
-        match room.and_then(|()| self.file.write_all(bytes)) {
+        let written = room.and_then(|()| self.file.write_all(bytes));
+        match written.and_then(|()| self.writeback.written(bytes.len() as u64)) {
             Ok(()) => {
                 self.hasher.update(bytes);
                 Ok(self)
             }
-            Err(error) => {
-                if error.kind() == io::ErrorKind::StorageFull {
-                    std::fs::remove_file(&self.path)?;
-                }
-                Err(error)
-            }
+            Err(error) => Err(thrown_away(&self.path, error)),
+        }
+    }
+
+    /// Waits until nothing is on its way to the disk any more: another attempt may go on with it.
+    fn settle(mut self) -> io::Result<Partial> {
+        match self.writeback.settle() {
+            Ok(()) => Ok(self),
+            Err(error) => Err(thrown_away(&self.path, error)),
         }
     }
 
     /// Gives it its place, or throws it away; false where the digest is wrong.
     fn finish(self, store: &BlobStore, wanted: &Digest) -> io::Result<bool> {
-        let Partial { file, path, hasher } = self;
-        store.adopt(&file, &path, &hasher.finish(), wanted)
+        let Partial { file, path, hasher, .. } = self;
+        store.adopt(&file, &path, &hasher.finish(), wanted).map_err(|error| thrown_away(&path, error))
+    }
+}
+
+/// Throws away what this disk did not take. Half a file would only keep a full disk full; and whoever goes on with one
+/// whose sync has failed would be told that everything is safe, for a failure is told once.
+fn thrown_away(path: &Path, error: io::Error) -> io::Error {
+    match std::fs::remove_file(path) {
+        Err(removal) if removal.kind() != io::ErrorKind::NotFound => removal,
+        Ok(()) | Err(_) => error,
     }
 }
 

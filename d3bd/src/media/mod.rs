@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use d3b::ReplicaId;
 
+mod buffers;
 mod fetcher;
 mod prefetch;
 mod server;
+mod sound;
 mod store;
 mod stream;
+mod writeback;
 
 pub use fetcher::{Connect, FetchError, Fetcher};
 pub use prefetch::Prefetcher;

@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use d3b::{BlobReference, Digest, Hasher};
 
+use super::sound::{Identity, Sound};
+use super::writeback::Writeback;
 use crate::disk::{Room, sync_directory};
 
 /// The name of the directory for what is not whole yet.
@@ -40,6 +42,7 @@ struct Shared {
     /// Blobs that are not collected, and how many want each. Held also while a blob is dropped, gets its place, or has
     /// its time renewed: a blob that looked old may otherwise be dropped right after it was acknowledged.
     kept: Mutex<BTreeMap<Digest, usize>>,
+    sound: Sound,
 }
 
 /// Keeps a blob from being collected as long as it lives.
@@ -96,8 +99,13 @@ impl BlobStore {
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             sync_directory(parent)?;
         }
-        let shared =
-            Shared { directory: directory.to_owned(), temporary, next: AtomicU64::new(0), kept: Mutex::default() };
+        let shared = Shared {
+            directory: directory.to_owned(),
+            temporary,
+            next: AtomicU64::new(0),
+            kept: Mutex::default(),
+            sound: Sound::default(),
+        };
         Ok(BlobStore { shared: Arc::new(shared) })
     }
 
@@ -117,6 +125,11 @@ impl BlobStore {
     /// What the disk has left.
     pub(crate) fn room(&self) -> io::Result<Room> {
         Room::of(&self.shared.directory)
+    }
+
+    /// Which blobs need not be hashed again before they are given out.
+    pub(super) fn sound(&self) -> &Sound {
+        &self.shared.sound
     }
 
     fn place(&self, digest: &Digest) -> PathBuf {
@@ -142,7 +155,8 @@ impl BlobStore {
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let path = self.shared.temporary.join(format!("upload-{}-{number}", std::process::id()));
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        Ok(BlobWriter { store: self.clone(), file, path: Some(path), hasher: Hasher::new(), size_max })
+        let writeback = Writeback::of(path.clone());
+        Ok(BlobWriter { store: self.clone(), file, path: Some(path), writeback, hasher: Hasher::new(), size_max })
     }
 
     /// The path of a blob that is here.
@@ -168,6 +182,7 @@ impl BlobStore {
     /// Takes a blob that is not what its name says out of its place; what is left of it stays beside, under another name,
     /// for people to look at.
     pub(crate) fn set_aside(&self, digest: &Digest) {
+        self.sound().forget(digest);
         let place = self.place(digest);
         let aside = place.with_extension("damaged");
         let moved = {
@@ -199,13 +214,20 @@ impl BlobStore {
     /// `NotFound` where it is not here; whatever the disk says.
     pub(crate) fn check(&self, digest: &Digest, pace: &mut dyn FnMut(u64) -> bool) -> io::Result<Option<(u64, bool)>> {
         let mut file = self.open_file(digest)?;
+        let identity = Identity::of(&file)?;
+        // Until all of it is read nobody knows what the disk gives.
+        self.sound().forget(digest);
         let mut hasher = Hasher::new();
         let mut piece = vec![0; CHECK_BYTES];
         loop {
             let read = file.read(&mut piece)?;
             if read == 0 {
                 let length = hasher.length();
-                return Ok(Some((length, hasher.finish() == *digest)));
+                let sound = hasher.finish() == *digest;
+                if sound {
+                    self.sound().remember(*digest, identity);
+                }
+                return Ok(Some((length, sound)));
             }
             hasher.update(&piece[..read]);
             if !pace(read as u64) {
@@ -271,7 +293,7 @@ impl BlobStore {
         Ok(collected)
     }
 
-    /// Moves a complete file into its place, durably: the file, then its directory.
+    /// Moves a complete file, whose bytes were hashed, into its place, durably: the file, then its directory.
     fn install(&self, file: &File, path: &Path, digest: &Digest) -> io::Result<()> {
         file.set_modified(SystemTime::now())?;
         file.sync_all()?;
@@ -286,6 +308,8 @@ impl BlobStore {
             let _kept = self.shared.kept();
             std::fs::rename(path, &place)?;
         }
+        // Moving it counts as a change of it.
+        self.sound().remember(*digest, Identity::of(file)?);
         sync_directory(parent)
     }
 
@@ -371,6 +395,7 @@ pub struct BlobWriter {
     file: File,
     /// `None` once it has its place.
     path: Option<PathBuf>,
+    writeback: Writeback,
     hasher: Hasher,
     size_max: u64,
 }
@@ -387,7 +412,8 @@ impl BlobWriter {
         }
         self.store.room()?.for_file(bytes.len() as u64)?;
         self.hasher.update(bytes);
-        self.file.write_all(bytes)
+        self.file.write_all(bytes)?;
+        self.writeback.written(bytes.len() as u64)
     }
 
     /// Makes it durable under its name.
@@ -395,6 +421,7 @@ impl BlobWriter {
     /// # Errors
     /// Whatever the disk says; nothing is left behind then.
     pub fn finish(mut self) -> io::Result<BlobReference> {
+        self.writeback.settle()?;
         let size = self.hasher.length();
         let digest = std::mem::take(&mut self.hasher).finish();
         let path = self.path.as_ref().expect("it has no place yet");
