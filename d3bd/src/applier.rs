@@ -95,8 +95,26 @@ pub(crate) struct Applier {
 /// Starts the thread; it ends when the sender of ranges is dropped.
 pub(crate) fn spawn(applier: Applier) -> std::io::Result<(SyncSender<RangeInclusive<Slot>>, JoinHandle<()>)> {
     let (ranges, inbox) = sync_channel(1);
-    let thread = std::thread::Builder::new().name("d3bd-apply".to_owned()).spawn(move || applier.run(&inbox))?;
+    let watched = Watched { stop: Arc::clone(&applier.stop) };
+    let run = move || {
+        applier.run(&inbox);
+        drop(watched);
+    };
+    let thread = std::thread::Builder::new().name("d3bd-apply".to_owned()).spawn(run)?;
     Ok((ranges, thread))
+}
+
+/// Stops the replica if the thread panics: else it would go on and never answer.
+struct Watched {
+    stop: Arc<Stop>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.stop.fatal("the thread that applies entries panicked".to_owned());
+        }
+    }
 }
 
 /// When the databases were last synced and the blobs last swept.

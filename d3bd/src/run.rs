@@ -43,6 +43,8 @@ const HAND_OVER_AGAIN: Duration = Duration::from_millis(400);
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Log time keeps within this of the majority's clocks.
 const CLOCK_AHEAD_MS_MAX: u64 = 10_000;
+/// How many threads apply entries at most, beside the one that always does.
+const APPLY_WORKERS_MAX: usize = 4;
 
 /// Why a daemon could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +199,8 @@ fn run_once(settings: &mut Settings) -> Result<End, RunError> {
     let stop = Arc::new(Stop::default());
     let opened = open_log(settings, &events, &stop)?;
     let directory = settings.data_dir.join("databases");
-    let options = d3b_engine::Options { execution: execution(), ..d3b_engine::Options::default() };
+    let options =
+        d3b_engine::Options { workers: apply_workers(), execution: execution(), ..d3b_engine::Options::default() };
     let engine = Engine::open(&directory, options)?;
     check_end(&opened, engine.newest_slot()?)?;
     let blobs = BlobStore::open(&settings.data_dir.join("blobs")).map_err(RunError::Blobs)?;
@@ -220,6 +223,12 @@ fn run_once(settings: &mut Settings) -> Result<End, RunError> {
     let result = replica.start(&runtime);
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
+}
+
+/// How many threads share the work of the one that applies entries. More of them would find little to do: the log, HTTP and
+/// the peers want processors too.
+fn apply_workers() -> usize {
+    std::thread::available_parallelism().map_or(0, |cores| (cores.get() - 1).min(APPLY_WORKERS_MAX))
 }
 
 /// The newest execution version that this replica applies. A build with assertions believes a variable that says another

@@ -104,11 +104,37 @@ impl Databases {
         &self.directory
     }
 
-    /// Whether [`Databases::get`] can open a database without ending a transaction of another one.
-    pub fn has_room_for(&self, id: DatabaseId) -> bool {
-        self.open.contains_key(&id)
-            || self.open.len() < self.connections_max
-            || self.open.values().any(|(_, database)| !database.in_transaction())
+    /// How many may be open.
+    pub fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
+    /// Takes a database out, if it is open.
+    pub fn take(&mut self, id: DatabaseId) -> Option<Database> {
+        self.open.remove(&id).map(|(_, database)| database)
+    }
+
+    /// Puts a database back that was taken out, or opened elsewhere.
+    pub fn put(&mut self, database: Database) {
+        self.uses += 1;
+        self.open.insert(database.id, (self.uses, database));
+    }
+
+    /// Takes out those that were idle longest and have to be closed, so that so many can be put back.
+    pub fn take_idle(&mut self, count: usize) -> Vec<Database> {
+        let surplus = (self.open.len() + count).saturating_sub(self.connections_max);
+        if surplus == 0 {
+            return Vec::new();
+        }
+        let mut idle: Vec<(u64, DatabaseId)> = self.idle().collect();
+        idle.sort_unstable();
+        idle.into_iter().take(surplus).filter_map(|(_, id)| self.take(id)).collect()
+    }
+
+    /// Those without an open transaction, and when each was last asked for.
+    fn idle(&self) -> impl Iterator<Item = (u64, DatabaseId)> {
+        let idle = self.open.iter().filter(|(_, (_, database))| !database.in_transaction());
+        idle.map(|(id, (used, _))| (*used, *id))
     }
 
     /// A database, opened if need be; the one that was idle longest is closed to make room.
@@ -116,9 +142,7 @@ impl Databases {
         self.uses += 1;
         let uses = self.uses;
         if !self.open.contains_key(&id) {
-            if self.open.len() >= self.connections_max {
-                self.close_one();
-            }
+            self.take_idle(1).into_iter().for_each(Database::close_quickly);
             let database = Database::open(&database::path(&self.directory, id), id)?;
             self.open.insert(id, (uses, database));
         }
@@ -128,17 +152,9 @@ impl Databases {
     }
 
     /// A database that is open already.
+    #[cfg(test)]
     pub fn get_open(&mut self, id: DatabaseId) -> Option<&mut Database> {
         self.open.get_mut(&id).map(|(_, database)| database)
-    }
-
-    fn close_one(&mut self) {
-        let idle = self.open.iter().filter(|(_, (_, database))| !database.in_transaction());
-        if let Some(id) = idle.min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id)
-            && let Some((_, database)) = self.open.remove(&id)
-        {
-            database.close_quickly();
-        }
     }
 
     /// The files of the databases that were written since they were last known to be durable.
@@ -149,14 +165,6 @@ impl Databases {
     /// Closes a database; an open transaction is rolled back.
     pub fn close(&mut self, id: DatabaseId) {
         self.open.remove(&id);
-    }
-
-    /// The databases with an open transaction, in the order of their ids.
-    pub fn in_transaction(&self) -> Vec<DatabaseId> {
-        let mut ids: Vec<DatabaseId> =
-            self.open.iter().filter(|(_, (_, database))| database.in_transaction()).map(|(id, _)| *id).collect();
-        ids.sort_unstable();
-        ids
     }
 
     /// Notes that a database was written.

@@ -1,24 +1,26 @@
 //! The one engine of a replica: what is open, what is durable, what comes next.
 //!
-//! Entries are applied in runs. Within a run every database that is touched has one transaction; answers leave the
-//! engine when all of them are committed. A crash in between leaves some databases ahead of others. Each knows its own
+//! Entries are applied in runs. Within a run every database that is touched has one transaction and a lane, in which its
+//! entries wait; lanes are run beside each other. Entries that concern the catalogue are carried out in their turn, when
+//! all lanes have come so far. Answers leave the engine when all transactions are committed. A crash in between leaves some databases ahead of others. Each knows its own
 //! last slot and skips what it has, names are resolved as of the entry's slot, and a database's file is either missing
 //! or whole: so applying the entries behind the durable mark again brings everything to the same state.
 
 mod ahead;
+mod lane;
 mod restore;
+mod run;
+mod sequence;
+mod workers;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use d3b::{
-    Answer, BlobReference, CatalogueChange, Code, DatabaseId, DatabaseName, Digest, Operation, Outcome, Rejection, Slot,
-};
+use d3b::{Answer, BlobReference, CatalogueChange, DatabaseId, DatabaseName, Digest, Outcome, Slot};
 
-use crate::apply::{self, Concluded, Entry, Execution, Refusal};
+use crate::apply::{self, Entry, Execution, Refusal};
 use crate::catalogue::{self, Changed, Lifetime};
-use crate::command::{self, Command, DecodeError};
 use crate::database::{self, Database};
 use crate::databases::{self, Databases, Unusable};
 use crate::fingerprint::Fingerprint;
@@ -26,15 +28,17 @@ use crate::guard::{self, Mode};
 use crate::install::{self, InstallError, Plan};
 use crate::planted::{self, Planted};
 use crate::reader::Readers;
-use crate::requests;
 use crate::snapshot::SnapshotSource;
-use crate::{Applied, Blobs, EXECUTION_FIRST, Fatal, LogEntry, Options, Progress, media};
+use crate::{Blobs, Fatal, LogEntry, Options, Progress, media};
 use ahead::Ahead;
+use lane::Lane;
+use workers::Workers;
 
 /// How many entries share transactions at most.
 const RUN_ENTRIES_MAX: usize = 1024;
 
-/// How many bytes of answers one call gives back, roughly; it ends early rather than exceed that by more than one.
+/// How many bytes of answers one call gives back, roughly; it ends early rather than exceed that by more than
+/// [`run::ANSWERING_MAX`] answers of [`apply::RESULT_BYTES_MAX`] each.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// How many resolved names are kept in memory.
@@ -63,34 +67,16 @@ pub struct Engine {
     pin: Arc<()>,
     /// What is done ahead of the next checkpoint.
     ahead: Ahead,
+    /// The threads that share the lanes of a run.
+    workers: Workers<Lane>,
+    /// Where the order of lanes comes from; `None` for the longest first.
+    lane_order: Option<u64>,
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Engine").field("applied", &self.applied).field("durable", &self.durable).finish_non_exhaustive()
     }
-}
-
-/// Entries that are applied together.
-struct Run<'e> {
-    /// The entries, as far as they were looked at.
-    items: Vec<Item<'e>>,
-    /// What came of them, as many as `items`.
-    applied: Vec<Applied>,
-    /// Which items are in the open transaction of a database.
-    open: HashMap<DatabaseId, Vec<usize>>,
-}
-
-/// An entry and what it carries.
-struct Item<'e> {
-    entry: LogEntry<'e>,
-    command: Option<Result<Command, DecodeError>>,
-}
-
-/// What happened to one entry of a run.
-enum Step {
-    Applied(Applied),
-    NeedsBlob(BlobReference),
 }
 
 impl Engine {
@@ -125,6 +111,8 @@ impl Engine {
             readers,
             pin: Arc::default(),
             ahead: Ahead::default(),
+            workers: Workers::start(options.workers),
+            lane_order: options.lane_order,
         })
     }
 
@@ -187,97 +175,6 @@ impl Engine {
         Ok(progress)
     }
 
-    fn run(
-        &mut self,
-        entries: &[LogEntry<'_>],
-        blobs: &dyn Blobs,
-        bytes: &mut usize,
-    ) -> Result<(Vec<Applied>, Option<(Slot, BlobReference)>), Fatal> {
-        let mut run = Run { items: Vec::with_capacity(entries.len()), applied: Vec::new(), open: HashMap::new() };
-        let mut needs_blob = None;
-        for entry in entries {
-            let expected = run.items.last().map_or(self.applied, |item| item.entry.slot).next();
-            if entry.slot != expected {
-                return Err(Fatal::Gap { expected, found: entry.slot });
-            }
-            if entry.command.is_some() && !(EXECUTION_FIRST..=self.execution).contains(&entry.execution) {
-                let (slot, execution) = (entry.slot, entry.execution);
-                return Err(Fatal::Execution { slot, execution, newest: self.execution });
-            }
-            run.items.push(Item { entry: *entry, command: entry.command.map(command::decode) });
-            match self.step(&mut run, blobs)? {
-                Step::Applied(applied) => {
-                    *bytes += applied.outcome.as_ref().map_or(0, answer_bytes);
-                    run.applied.push(applied);
-                }
-                Step::NeedsBlob(blob) => {
-                    needs_blob = Some((entry.slot, blob));
-                    break;
-                }
-            }
-            if *bytes >= ANSWER_BYTES_MAX {
-                break;
-            }
-        }
-        self.commit(&mut run)?;
-        if run.applied.iter().any(|applied| applied.database == Some(DatabaseId::catalogue())) {
-            self.readers.forget_names();
-        }
-        if let Some(last) = run.applied.last() {
-            self.applied = last.slot;
-            self.readers.publish(last.slot);
-        }
-        Ok((run.applied, needs_blob))
-    }
-
-    /// Applies the last item of a run.
-    fn step(&mut self, run: &mut Run<'_>, blobs: &dyn Blobs) -> Result<Step, Fatal> {
-        let index = run.items.len() - 1;
-        let Item { entry, command } = &run.items[index];
-        let mut applied = Applied {
-            slot: entry.slot,
-            key: None,
-            origin: None,
-            db: None,
-            database: None,
-            outcome: None,
-            executed_at: entry.slot,
-            fingerprint: None,
-        };
-        let command = match command {
-            None => return Ok(Step::Applied(applied)),
-            Some(Err(error)) => {
-                applied.outcome = Some(Err(Rejection::new(Code::BadRequest, error.to_string())));
-                return Ok(Step::Applied(applied));
-            }
-            Some(Ok(command)) => command,
-        };
-        let name = command.keyed.operation.database();
-        applied.key = Some(command.keyed.key.clone());
-        applied.origin = Some(command.origin);
-        applied.database = self.resolve(&name, entry.slot)?;
-        applied.db = Some(name);
-        // What finds no database is answered for by the catalogue.
-        let id = applied.database.unwrap_or_else(DatabaseId::catalogue);
-        match self.perform(run, index, id, blobs)? {
-            Performed::Before(recalled) => {
-                if let Some((slot, outcome)) = recalled {
-                    applied.executed_at = slot;
-                    applied.outcome = Some(outcome);
-                }
-            }
-            Performed::Now(concluded) => {
-                applied.executed_at = concluded.executed_at;
-                applied.outcome = Some(concluded.outcome);
-                applied.fingerprint = Some(concluded.fingerprint);
-                self.remember(id, applied.slot, concluded.fingerprint);
-            }
-            Performed::Fenced(rejection) => applied.outcome = Some(Err(rejection)),
-            Performed::NeedsBlob(blob) => return Ok(Step::NeedsBlob(blob)),
-        }
-        Ok(Step::Applied(applied))
-    }
-
     /// What a name means to an entry at that slot.
     fn resolve(&mut self, name: &DatabaseName, at: Slot) -> Result<Option<DatabaseId>, Fatal> {
         if name.is_catalogue() {
@@ -298,68 +195,6 @@ impl Engine {
             self.names.insert(name.clone(), found);
         }
         Ok(found.map(|(id, _)| id))
-    }
-
-    /// Applies an item of a run on its database.
-    fn perform(
-        &mut self,
-        run: &mut Run<'_>,
-        index: usize,
-        id: DatabaseId,
-        blobs: &dyn Blobs,
-    ) -> Result<Performed, Fatal> {
-        if let Some(problem) = self.databases.fenced(id) {
-            return Ok(Performed::Fenced(databases::fenced_rejection(problem)));
-        }
-        if id != DatabaseId::catalogue() && !self.databases.has_room_for(id) {
-            self.commit(run)?;
-        }
-        let slot = run.items[index].entry.slot;
-        match self.attempt(&run.items[index], id, blobs) {
-            Ok(Attempt::Before(recalled)) => {
-                // The process that applied it may have died before it was synced, and the mark must not pass it unsynced.
-                // The catalogue is synced in any case.
-                if id != DatabaseId::catalogue() && !planted::breaks(Planted::EarlierProcessTakenForSynced) {
-                    self.databases.set_dirty(id);
-                }
-                Ok(Performed::Before(recalled))
-            }
-            Ok(Attempt::Now(Execution::NeedsBlob(blob))) => Ok(Performed::NeedsBlob(blob)),
-            Ok(Attempt::Now(Execution::Done(concluded))) => {
-                run.open.entry(id).or_default().push(index);
-                match self.commit_alone(run, id) {
-                    Ok(()) => Ok(Performed::Now(concluded)),
-                    Err(trouble) => self.give_up(run, id, slot, trouble).map(Performed::Fenced),
-                }
-            }
-            Ok(Attempt::Now(Execution::Ended(rejection))) => match self.redo(run, index, id, rejection, blobs) {
-                Ok(concluded) => Ok(Performed::Now(concluded)),
-                Err(trouble) => self.give_up(run, id, slot, trouble).map(Performed::Fenced),
-            },
-            Err(trouble) => self.give_up(run, id, slot, trouble).map(Performed::Fenced),
-        }
-    }
-
-    fn attempt(&mut self, item: &Item<'_>, id: DatabaseId, blobs: &dyn Blobs) -> Result<Attempt, Trouble> {
-        let Some(Ok(Command { keyed, .. })) = &item.command else {
-            return Err(Trouble::Contradiction("an entry without a command was to be executed"));
-        };
-        let LogEntry { slot, time_ms, seed, .. } = item.entry;
-        let entry = Entry { slot, time_ms, seed, keyed };
-        let database = if id == DatabaseId::catalogue() { &mut self.catalogue } else { self.databases.get(id)? };
-        if slot <= database.state.slot {
-            return Ok(Attempt::Before(requests::recall(database, keyed, slot, time_ms)?));
-        }
-        database.begin()?;
-        let execution = match &keyed.operation {
-            Operation::Sql { db, .. } if id == DatabaseId::catalogue() && !db.is_catalogue() => {
-                apply::without_database(database, entry, db)?
-            }
-            Operation::Sql { .. } => apply::execute(database, entry)?,
-            Operation::Catalogue(CatalogueChange::Restore { manifest }) => self.restore(entry, *manifest, blobs)?,
-            Operation::Catalogue(change) => self.change(entry, change, blobs)?,
-        };
-        Ok(Attempt::Now(execution))
     }
 
     /// Changes the catalogue, and brings the file of a new database into place.
@@ -439,105 +274,6 @@ impl Engine {
         self.readers.fence(id, &problem);
         self.databases.fence(id, problem);
         self.fingerprints.remove(&id);
-    }
-
-    /// After a refusal that ended the transaction: what was in it is done again, and the refusal recorded after that.
-    /// All of it is committed, so that nothing is done again more than once.
-    fn redo(
-        &mut self,
-        run: &mut Run<'_>,
-        index: usize,
-        id: DatabaseId,
-        rejection: Rejection,
-        blobs: &dyn Blobs,
-    ) -> Result<Concluded, Trouble> {
-        self.names.clear();
-        self.existing(id)?.forget_transaction()?;
-        if planted::breaks(Planted::EndedTransactionNotDoneAgain) {
-            run.open.remove(&id);
-        }
-        for earlier in run.open.get(&id).into_iter().flatten() {
-            let same = match self.attempt(&run.items[*earlier], id, blobs)? {
-                Attempt::Now(Execution::Done(concluded)) => {
-                    run.applied[*earlier].outcome.as_ref() == Some(&concluded.outcome)
-                        && run.applied[*earlier].fingerprint == Some(concluded.fingerprint)
-                }
-                Attempt::Now(Execution::NeedsBlob(_) | Execution::Ended(_)) | Attempt::Before(_) => false,
-            };
-            if !same {
-                return Err(Trouble::Contradiction("an operation that was done again came out differently"));
-            }
-        }
-        let Item { entry: LogEntry { slot, time_ms, seed, .. }, command: Some(Ok(Command { keyed, .. })) } =
-            &run.items[index]
-        else {
-            return Err(Trouble::Contradiction("an entry without a command was executed"));
-        };
-        let entry = Entry { slot: *slot, time_ms: *time_ms, seed: *seed, keyed };
-        let database = self.existing(id)?;
-        database.begin()?;
-        let concluded = apply::conclude(database, entry, Err(rejection), "")?;
-        database.commit()?;
-        self.databases.set_dirty(id);
-        run.open.remove(&id);
-        Ok(concluded)
-    }
-
-    /// Ends the transaction of a database whose virtual tables would else tell how many operations shared it.
-    fn commit_alone(&mut self, run: &mut Run<'_>, id: DatabaseId) -> Result<(), Trouble> {
-        let database = self.existing(id)?;
-        if database.end_virtual_use()? {
-            self.databases.set_dirty(id);
-            run.open.remove(&id);
-        }
-        Ok(())
-    }
-
-    /// A database that is open.
-    fn existing(&mut self, id: DatabaseId) -> Result<&mut Database, Trouble> {
-        if id == DatabaseId::catalogue() {
-            return Ok(&mut self.catalogue);
-        }
-        self.databases.get_open(id).ok_or(Trouble::Contradiction("a database with a transaction is not open"))
-    }
-
-    /// Commits every open transaction.
-    fn commit(&mut self, run: &mut Run<'_>) -> Result<(), Fatal> {
-        let slot = run.items.last().map_or(self.applied, |item| item.entry.slot);
-        for id in self.databases.in_transaction() {
-            self.databases.set_dirty(id);
-            if let Err(trouble) = self.existing(id).and_then(|database| Ok(database.commit()?)) {
-                self.give_up(run, id, slot, trouble)?;
-            }
-        }
-        let id = DatabaseId::catalogue();
-        if let Err(error) = self.catalogue.commit() {
-            return Err(sqlite_failed(error, slot, id));
-        }
-        run.open.clear();
-        Ok(())
-    }
-
-    /// Fences the one database where that is enough; everything else stops the replica.
-    fn give_up(&mut self, run: &mut Run<'_>, id: DatabaseId, slot: Slot, trouble: Trouble) -> Result<Rejection, Fatal> {
-        let problem = match trouble {
-            Trouble::Unusable(Unusable::Damaged(problem)) if id != DatabaseId::catalogue() => problem,
-            Trouble::Unusable(unusable) => return Err(self::unusable(unusable, slot, id)),
-            Trouble::Install(error) => return Err(install_failed(error, slot, id)),
-            Trouble::Contradiction(problem) => {
-                return Err(Fatal::State { slot, database: id, problem: problem.to_owned() });
-            }
-        };
-        tracing::error!(%slot, database = %id, problem, "a database is damaged and is not served by this replica any more");
-        let rejection = databases::fenced_rejection(&problem);
-        self.fence(id, problem);
-        for index in run.open.remove(&id).into_iter().flatten() {
-            if let Some(applied) = run.applied.get_mut(index) {
-                applied.outcome = Some(Err(rejection.clone()));
-                applied.fingerprint = None;
-            }
-        }
-        Ok(rejection)
     }
 
     /// Stops serving a database whose file was found to be damaged, durably.
@@ -695,24 +431,6 @@ impl Engine {
     }
 }
 
-/// What came of an item on its database.
-enum Performed {
-    /// A process before this one had applied it there; what is still known of it.
-    Before(Option<(Slot, Outcome)>),
-    /// It is applied, and will be committed with the run.
-    Now(Concluded),
-    /// The database is not served here.
-    Fenced(Rejection),
-    /// It waits for a blob.
-    NeedsBlob(BlobReference),
-}
-
-/// What one attempt at an item gave.
-enum Attempt {
-    Before(Option<(Slot, Outcome)>),
-    Now(Execution),
-}
-
 /// Why an attempt gave nothing.
 #[derive(Debug)]
 enum Trouble {
@@ -747,6 +465,14 @@ fn answer_bytes(outcome: &Outcome) -> usize {
             results.iter().flat_map(|result| &result.rows).flatten().map(|value| 32 + value.as_ref().size()).sum()
         }
         Ok(Answer::Catalogue { .. }) | Err(_) => 0,
+    }
+}
+
+fn failed(trouble: Trouble, slot: Slot, database: DatabaseId) -> Fatal {
+    match trouble {
+        Trouble::Unusable(problem) => unusable(problem, slot, database),
+        Trouble::Install(error) => install_failed(error, slot, database),
+        Trouble::Contradiction(problem) => Fatal::State { slot, database, problem: problem.to_owned() },
     }
 }
 

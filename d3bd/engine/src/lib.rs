@@ -67,6 +67,12 @@ pub const EXECUTION_FIRST: u32 = 1;
 pub struct Options {
     /// How many databases are kept open for writing; the one that was idle longest is closed to make room.
     pub connections_max: usize,
+    /// How many threads share the work with the one that calls the engine; 0 for none. They sleep where little is to be
+    /// done, and where all of it is on one database.
+    pub workers: usize,
+    /// For tests, which see that it does not matter: what is done on different databases is begun in an order drawn from
+    /// this seed, and shared with the other threads however little it is.
+    pub lane_order: Option<u64>,
     /// The newest execution version that it applies. One above [`EXECUTION`] means the same: tests of upgrades have no
     /// other build to upgrade to.
     pub execution: u32,
@@ -74,7 +80,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { connections_max: 64, execution: EXECUTION }
+        Options { connections_max: 64, workers: 0, lane_order: None, execution: EXECUTION }
     }
 }
 

@@ -18,6 +18,18 @@ impl Kind {
     }
 }
 
+/// Whether a statement may return rows. That it does not is said only of what surely does not.
+pub(crate) fn may_return_rows(sql: &str) -> bool {
+    let word = first_word(sql);
+    let is_one_of = |words: &[&str]| words.iter().any(|known| word.eq_ignore_ascii_case(known));
+    if is_one_of(&["INSERT", "UPDATE", "DELETE", "REPLACE"]) {
+        return sql.as_bytes().windows(RETURNING.len()).any(|part| part.eq_ignore_ascii_case(RETURNING));
+    }
+    !is_one_of(&["CREATE", "ALTER", "DROP", "ANALYZE", "REINDEX"])
+}
+
+const RETURNING: &[u8] = b"RETURNING";
+
 /// The first word behind white space, comments and empty statements, as SQLite's tokenizer sees them.
 pub(crate) fn first_word(sql: &str) -> &str {
     let mut rest = sql;
@@ -131,6 +143,26 @@ mod tests {
         check(";INSERT INTO t VALUES(1)", Kind::Data);
         check(" ; -- c\n ;DROP TABLE t", Kind::Other);
         check(";", Kind::Other);
+    }
+
+    #[test]
+    fn what_surely_returns_no_rows_is_known() {
+        for text in ["insert into t values(1)", "/* c */UPDATE t SET x = 1", "DELETE FROM t", "DROP TABLE t", "REINDEX"]
+        {
+            assert!(!may_return_rows(text), "{text}");
+        }
+        for text in [
+            "SELECT 1",
+            "VALUES(1)",
+            "WITH n AS (SELECT 1) DELETE FROM t",
+            "INSERT INTO t VALUES(1) Returning *",
+            "DELETE FROM t/**/RETURNING(x)",
+            "EXPLAIN DELETE FROM t",
+            "PRAGMA user_version",
+            "",
+        ] {
+            assert!(may_return_rows(text), "{text}");
+        }
     }
 
     #[test]

@@ -65,13 +65,13 @@ impl Machine for Real {
         Files { directory: temporary_directory(), generation: 0, synced: BTreeMap::new() }
     }
 
-    fn open(image: &mut Files, execution: u32) -> Result<Real, String> {
+    fn open(image: &mut Files, execution: u32, lane_order: u64) -> Result<Real, String> {
         if execution != EXECUTION {
             return Err(format!("the engine has execution version {EXECUTION} only, not {execution}"));
         }
         let directory = image.current();
-        let engine = Engine::open(&directory, Options { connections_max: 2, ..Options::default() })
-            .map_err(|fatal| fatal.to_string())?;
+        let options = Options { connections_max: 2, lane_order: Some(lane_order), ..Options::default() };
+        let engine = Engine::open(&directory, options).map_err(|fatal| fatal.to_string())?;
         let synced = std::mem::take(&mut image.synced);
         Ok(Real { engine, directory, synced, synced_at: None, referenced: RefCell::default() })
     }

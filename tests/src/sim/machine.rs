@@ -49,11 +49,12 @@ pub trait Machine: Sized {
     /// A disk on which nothing was ever written.
     fn blank() -> Self::Image;
 
-    /// Starts on what the process before left.
+    /// Starts on what the process before left. In which order it works on different databases is drawn from `lane_order`,
+    /// and must not show.
     ///
     /// # Errors
     /// It cannot be read.
-    fn open(image: &mut Self::Image, execution: u32) -> Result<Self, String>;
+    fn open(image: &mut Self::Image, execution: u32, lane_order: u64) -> Result<Self, String>;
 
     /// Whether whole databases can come and go.
     const DATABASES: bool;
@@ -306,7 +307,7 @@ impl Machine for StandIn {
         StandInImage::default()
     }
 
-    fn open(image: &mut StandInImage, execution: u32) -> Result<StandIn, String> {
+    fn open(image: &mut StandInImage, execution: u32, _lane_order: u64) -> Result<StandIn, String> {
         let StandInImage { state, durable } = image.clone();
         Ok(StandIn { synced: state.clone(), state, applied: durable, execution })
     }

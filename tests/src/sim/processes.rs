@@ -41,7 +41,8 @@ impl<M: Machine> World<'_, M> {
         let node = self.node(id);
         node.starts += 1;
         let start = node.starts;
-        let machine = M::open(&mut node.image, node.execution).map_err(Violation)?;
+        let lane_order = u64::from(id.0) << 32 | start;
+        let machine = M::open(&mut node.image, node.execution, lane_order).map_err(Violation)?;
         let settings = Settings {
             id,
             disk: node.disk.id,

@@ -6,6 +6,7 @@ mod damaged;
 mod generated;
 mod hostile;
 mod keys;
+mod lanes;
 mod operations;
 mod planted;
 mod restore;

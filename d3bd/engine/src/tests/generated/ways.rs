@@ -1,5 +1,6 @@
-//! Other ways to apply the same log: in other batches, with fewer connections, with restarts, with crashes at any
-//! write, in a process of another time zone. Answers, chains and content must be the same.
+//! Other ways to apply the same log: in other batches, with fewer connections, databases in another order and on other
+//! threads, with restarts, with crashes at any write, in a process of another time zone. Answers, chains and content must
+//! be the same.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -124,7 +125,13 @@ pub(crate) enum Way {
 
 /// Applies a log in one of many ways, which the dice choose.
 pub(crate) fn apply_otherwise(log: &[Entry], files: Files, dice: &mut Dice, way: Way) -> Result<Told, String> {
-    let mut lab = Lab::in_memory(Options { connections_max: 1 + dice.below(3) as usize, ..Options::default() });
+    let mut lab = Lab::in_memory(Options {
+        connections_max: 1 + dice.below(3) as usize,
+        // Writes fail on the thread that has asked for it.
+        workers: if way == Way::Crashes { 0 } else { dice.below(3) as usize },
+        lane_order: Some(dice.below(u64::MAX)),
+        ..Options::default()
+    });
     lab.log = log.to_vec();
     lab.files = files;
     let batch_max = 1 + dice.below(40);
