@@ -1,7 +1,8 @@
 //! How many inserts a second one engine applies, over more and more databases, with other threads and without them.
 //!
-//! `cargo run --release -p d3b-engine --example parallel -- [DIRECTORY] [WORKERS] [ROUNDS]`. Both engines live in this
+//! `cargo run --release -p d3b-engine --example parallel -- [DIRECTORY] [WORKERS] [ROUNDS] [DATABASES]...`. Both engines live in this
 //! process, and take turns. The ratios are taken round by round: the median, and between which they lie.
+//! How many databases are kept open can be told by the variable `CONNECTIONS`.
 //!
 //! On a machine that is busy otherwise the time says little, so the processor time is told too, per insert: that of the
 //! thread that calls the engine, which others can only shorten, and that of all threads.
@@ -19,8 +20,8 @@ use d3b_engine::{Blobs, Command, EXECUTION, Engine, LogEntry, Options, Origin, c
 const INSERTS: usize = 16_384;
 const BATCHES: [usize; 3] = [16, 128, 1_024];
 
-/// Over how many databases the inserts are spread.
-const DATABASES: [usize; 3] = [1, 2, 8];
+/// Over how many databases the inserts are spread, where nothing else is said.
+const DATABASES: &[usize] = &[1, 2, 8];
 
 struct NoBlobs;
 
@@ -37,11 +38,12 @@ struct Replica {
 }
 
 impl Replica {
-    fn new(directory: &Path, workers: usize) -> Replica {
-        let options = Options { workers, ..Options::default() };
+    fn new(directory: &Path, workers: usize, databases: usize) -> Replica {
+        let connections_max = std::env::var("CONNECTIONS").map_or(64, |text| text.parse().expect("a number"));
+        let options = Options { workers, connections_max, ..Options::default() };
         let engine = Engine::open(directory, options).expect("the directory can be used");
         let mut replica = Replica { engine, slot: 0 };
-        for database in 0..DATABASES.into_iter().max().unwrap_or(0) {
+        for database in 0..databases {
             let create = Operation::Catalogue(CatalogueChange::Upload {
                 name: name(database),
                 owner: String::new(),
@@ -138,12 +140,15 @@ fn main() {
     let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
     let workers = arguments.next().map_or(1, |text| text.parse().expect("a number"));
     let rounds = arguments.next().map_or(7, |text| text.parse().expect("a number"));
+    let named: Vec<usize> = arguments.map(|text| text.parse().expect("a number")).collect();
+    let spreads = if named.is_empty() { DATABASES.to_vec() } else { named };
+    let most = spreads.iter().copied().max().unwrap_or(1);
     let directories = [0, 1].map(|_| tempfile::tempdir_in(&parent).expect("a directory can be made"));
-    let mut alone = Replica::new(directories[0].path(), 0);
-    let mut shared = Replica::new(directories[1].path(), workers);
+    let mut alone = Replica::new(directories[0].path(), 0, most);
+    let mut shared = Replica::new(directories[1].path(), workers, most);
     println!("databases, in a call: inserts a second without and with {workers} workers, ratio (lowest, highest);");
     println!("    microseconds of an insert on the calling thread and on all, without workers and with them");
-    for databases in DATABASES {
+    for databases in spreads {
         for batch in BATCHES {
             let (mut without, mut with) = (Vec::new(), Vec::new());
             for round in 0..=rounds {
@@ -157,6 +162,7 @@ fn main() {
                 }
                 for (replica, turns) in turns {
                     let turn = replica.apply(&commands, batch);
+                    replica.engine.checkpoint_ahead()();
                     replica.engine.checkpoint().expect("the replica goes on");
                     // The first one warms up.
                     if round > 0 {

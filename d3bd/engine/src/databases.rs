@@ -70,6 +70,17 @@ pub(crate) fn is_damage(error: &rusqlite::Error) -> bool {
         .is_some_and(|error| matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
+/// A database that was written and is not known to be durable.
+#[derive(Debug)]
+pub(crate) struct Dirty {
+    /// Its id.
+    pub id: DatabaseId,
+    /// Its file.
+    pub path: PathBuf,
+    /// Whether it is open for writing.
+    pub is_open: bool,
+}
+
 /// All databases but the catalogue.
 pub(crate) struct Databases {
     /// Where their files are.
@@ -157,9 +168,14 @@ impl Databases {
         self.open.get_mut(&id).map(|(_, database)| database)
     }
 
-    /// The files of the databases that were written since they were last known to be durable.
-    pub fn dirty(&self) -> Vec<(DatabaseId, PathBuf)> {
-        self.dirty.iter().map(|id| (*id, database::path(&self.directory, *id))).collect()
+    /// The databases that were written since they were last known to be durable.
+    pub fn dirty(&self) -> Vec<Dirty> {
+        let dirty = |id: &DatabaseId| Dirty {
+            id: *id,
+            path: database::path(&self.directory, *id),
+            is_open: self.open.contains_key(id),
+        };
+        self.dirty.iter().map(dirty).collect()
     }
 
     /// Closes a database; an open transaction is rolled back.
@@ -229,10 +245,15 @@ pub(crate) fn fenced_rejection(problem: &str) -> Rejection {
 
 /// Folds a database's write-ahead log into it, on a connection of its own. One that is in use, or that cannot be folded
 /// because the file is damaged or gone, is left as it is: that shows when it is written or read.
-pub(crate) fn fold_beside(path: &Path) -> rusqlite::Result<()> {
+///
+/// The log of one that is not open is emptied too. Whoever opens it next reads the whole log, also what has been folded, and
+/// knows no more that it was: the log would grow, and be read again with every use. That takes the place of a writer for
+/// two syncs, which is why the others' logs are left to their writers.
+pub(crate) fn fold_beside(path: &Path, is_open: bool) -> rusqlite::Result<()> {
     let fold = || -> rusqlite::Result<()> {
         let connection = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        let how = if is_open { "PASSIVE" } else { "TRUNCATE" };
+        connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(()))?;
         // The file may have been dropped meanwhile, and nothing is to be made of what is left of it.
         connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(())

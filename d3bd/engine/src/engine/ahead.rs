@@ -1,12 +1,11 @@
 //! What is done ahead of a checkpoint, on another thread.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use d3b::{DatabaseId, Slot};
+use d3b::Slot;
 
 use super::{Fatal, sqlite_failed};
-use crate::databases;
+use crate::databases::{self, Dirty};
 
 #[derive(Debug, Default)]
 struct State {
@@ -23,11 +22,11 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Work on these files. It counts as under way until it was done or dropped.
-    pub(super) fn work(&self, slot: Slot, dirty: Vec<(DatabaseId, PathBuf)>) -> impl FnOnce() + Send + use<> {
+    pub(super) fn work(&self, slot: Slot, dirty: Vec<Dirty>) -> impl FnOnce() + Send + use<> {
         self.change(|state| state.running += 1);
         let running = Running { ahead: self.clone() };
         move || {
-            let done = dirty.into_iter().try_for_each(|(id, path)| sync(slot, id, path));
+            let done = dirty.into_iter().try_for_each(|dirty| sync(slot, dirty));
             if let Err(fatal) = done {
                 running.ahead.change(|state| state.failed = Some(fatal));
             }
@@ -58,11 +57,11 @@ impl Ahead {
 
 /// Does beforehand what makes a checkpoint take long: syncs a database's write-ahead log and folds it. What the writer adds
 /// meanwhile is left to the checkpoint. A sync that fails must not be passed over: the next one may succeed without the bytes.
-fn sync(slot: Slot, id: DatabaseId, path: PathBuf) -> Result<(), Fatal> {
+fn sync(slot: Slot, Dirty { id, path, is_open }: Dirty) -> Result<(), Fatal> {
     if let Err(source) = databases::sync_log(&path) {
         return Err(Fatal::Io { slot, path, source });
     }
-    databases::fold_beside(&path).map_err(|error| sqlite_failed(error, slot, id))
+    databases::fold_beside(&path, is_open).map_err(|error| sqlite_failed(error, slot, id))
 }
 
 struct Running {
@@ -88,7 +87,7 @@ mod tests {
         // Where the write-ahead log should be is something that cannot be synced as a file.
         std::os::unix::fs::symlink("db-wal", directory.path().join("db-wal")).unwrap();
         let ahead = Ahead::default();
-        let work = ahead.work(Slot(7), vec![(DatabaseId::catalogue(), path)]);
+        let work = ahead.work(Slot(7), vec![Dirty { id: d3b::DatabaseId::catalogue(), path, is_open: false }]);
         assert!(!ahead.is_over());
         let waits = ahead.clone();
         let waiting = std::thread::spawn(move || waits.wait());

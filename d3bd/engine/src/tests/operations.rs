@@ -317,6 +317,28 @@ fn transaction_control_is_refused() {
 }
 
 #[test]
+fn the_log_of_a_database_that_is_not_open_is_emptied_ahead_of_a_checkpoint() {
+    let mut lab = Lab::with_options(Options { connections_max: 1, ..Options::default() });
+    for database in ["closed", "open"] {
+        lab.append(create(database));
+        lab.append(sql(database, &["CREATE TABLE t(x)", "INSERT INTO t VALUES(1)"]));
+    }
+    let applied = lab.catch_up(100);
+    let log_bytes = |lab: &Lab, applied: &Applied| {
+        let path = crate::database::path(&lab.databases(), applied.database.unwrap());
+        std::fs::metadata(path.with_extension("sqlite3-wal")).unwrap().len()
+    };
+    assert!(log_bytes(&lab, &applied[1]) > 0);
+    lab.engine().checkpoint_ahead()();
+    assert_eq!(log_bytes(&lab, &applied[1]), 0);
+    assert!(log_bytes(&lab, &applied[3]) > 0, "its writer goes on with it");
+    lab.engine().checkpoint().unwrap();
+    for database in ["closed", "open"] {
+        assert_eq!(lab.value(database, "SELECT count(*) FROM t"), Value::Integer(1));
+    }
+}
+
+#[test]
 fn many_databases_with_few_connections() {
     let mut lab = Lab::with_options(Options { connections_max: 3, ..Options::default() });
     for database in 0..8 {
