@@ -129,6 +129,10 @@ impl Oracle {
     fn reconfigured(&mut self, slot: Slot, configuration: &Configuration) -> Result<(), Violation> {
         let next = Configuration { slot, ..configuration.clone() };
         let before = self.governing(slot);
+        if next.epoch <= before.epoch {
+            // What a rival has left behind, proposed again as an entry that means nothing: nobody may adopt it.
+            return Ok(());
+        }
         demand!(is_step(before, &next), "slot {slot} changes the configuration at once from {before:?} to {next:?}");
         if next.execution > before.execution {
             let has = |id: &ReplicaId| self.builds.get(id).is_some_and(|build| *build >= next.execution);
