@@ -86,8 +86,8 @@ impl<M: Machine> World<'_, M> {
         self.demand_answers(&healthy)?;
         self.demand_repairs(PROGRESS_US)?;
         self.demand_version(PROGRESS_US)?;
-        let well = self.well();
-        let voters: Vec<ReplicaId> = self.oracle.last_configuration().voters().filter(|id| well.contains(id)).collect();
+        // One that was rebuilt may now take the place of another, which is removed then.
+        let voters = self.come_to_rest()?;
         let rebuilt: Vec<ReplicaId> = voters.iter().copied().filter(|id| !healthy.contains(id)).collect();
         self.demand_answers(&rebuilt)?;
         let healthy = voters;
