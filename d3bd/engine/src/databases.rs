@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use d3b::{Code, DatabaseId, Digest, Rejection, Slot};
 use rusqlite::ErrorCode;
@@ -247,13 +248,17 @@ pub(crate) fn fenced_rejection(problem: &str) -> Rejection {
 /// because the file is damaged or gone, is left as it is: that shows when it is written or read.
 ///
 /// The log of one that is not open is emptied too. Whoever opens it next reads the whole log, also what has been folded, and
-/// knows no more that it was: the log would grow, and be read again with every use. That takes the place of a writer for
-/// two syncs, which is why the others' logs are left to their writers.
+/// knows no more that it was: the log would grow, and be read again with every use. That takes the place of a writer, though
+/// not for long: everything is folded and synced before, and no reader is waited for, as the database may have been opened
+/// meanwhile. The others' logs are left to their writers.
 pub(crate) fn fold_beside(path: &Path, is_open: bool) -> rusqlite::Result<()> {
     let fold = || -> rusqlite::Result<()> {
         let connection = rusqlite::Connection::open_with_flags(path, rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let how = if is_open { "PASSIVE" } else { "TRUNCATE" };
-        connection.query_row(&format!("PRAGMA wal_checkpoint({how})"), [], |_| Ok(()))?;
+        connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+        if !is_open {
+            connection.busy_timeout(Duration::ZERO)?;
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        }
         // The file may have been dropped meanwhile, and nothing is to be made of what is left of it.
         connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(())
