@@ -477,6 +477,13 @@ impl<S: Storage> Replica<S> {
                 if leader.ballot != ballot {
                     return Ok(());
                 }
+                let called = |transfer: &Transfer| transfer.target == promised.replica;
+                if promised > ballot && leader.transfer.as_ref().is_some_and(called) {
+                    // The campaign that this leader called for: its questions wait for a disk, its refusals do not.
+                    self.core.expect_leader(None);
+                    self.follow(None);
+                    return Ok(());
+                }
                 if promised > ballot {
                     // Perhaps a candidate that failed has left a promise behind: campaign again, above it. Perhaps
                     // somebody else leads: then the pre-vote fails.

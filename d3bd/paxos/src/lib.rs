@@ -29,7 +29,7 @@
 //!
 //! **Leaving.** A leader without acknowledgements for an election timeout steps down (check-quorum, Diss §6.2); one
 //! that meets a higher promise asks around for a campaign above it; one that hands over tells its successor to campaign
-//! now (Diss §3.10).
+//! now (Diss §3.10), and steps down when it hears of that campaign, be it by a refusal alone.
 //!
 //! `tests/golden/scenes` shows all of this by example: a page for each scene, with every message and write.
 //!

@@ -420,6 +420,35 @@ fn a_leader_hands_over_to_one_that_has_everything() {
 }
 
 #[test]
+fn a_leader_that_hands_over_does_not_outrun_the_one_that_it_called() {
+    // That one's promise is on its way to its disk, and what it asks waits for that; a refusal waits for nothing.
+    let mut one = One::new(3);
+    let own = one.lead_with_barrier();
+    let called = ballot(own.round + 1, 2);
+    one.step(Input::Transfer(Some(ReplicaId(2))));
+    one.hear(2, accepted(own, 1, 1));
+    assert!(one.settle().contains(&(2, Message::TimeoutNow { ballot: own })));
+    one.hear(2, Message::Nack { ballot: own, promised: called, want: Slot(2), round: 1 });
+    assert_eq!(one.role(), Role::Follower);
+    assert_eq!(one.ready().replies, [Reply::TransferEnded { handed_over: true }]);
+    one.hear(2, Message::Prepare { ballot: called, from: Slot(2) });
+    assert!(one.settle().iter().any(|(to, said)| *to == 2 && matches!(said, Message::Promise { .. })));
+
+    // Where nothing comes of it, it campaigns like anybody else.
+    one.pass(601);
+    assert_eq!(one.role(), Role::PreCandidate);
+}
+
+#[test]
+fn a_leader_that_hands_over_heeds_what_others_have_left_behind() {
+    let mut one = One::new(3);
+    let own = one.lead_with_barrier();
+    one.step(Input::Transfer(Some(ReplicaId(2))));
+    one.hear(3, Message::Nack { ballot: own, promised: ballot(own.round + 1, 3), want: Slot(2), round: 1 });
+    assert_eq!(one.role(), Role::PreCandidate, "nobody whom it called says so");
+}
+
+#[test]
 fn a_leader_that_cannot_hand_over_goes_on() {
     let mut one = One::new(3);
     let own = one.lead_with_barrier();
