@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -24,6 +23,7 @@ use crate::media::{BlobStore, Fetcher, Prefetcher, Sources};
 use crate::run::{Clock, Stop};
 use crate::scrub::Damage;
 use crate::snapshot::Offer;
+use crate::wanting::{SWEEP_PAUSE, Wanting};
 
 /// How many bytes of entries are applied in one go.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -42,18 +42,6 @@ const FETCH_RETRY: Duration = Duration::from_millis(500);
 const STOP_LOOK: Duration = Duration::from_millis(100);
 /// How many bytes of the log are looked through for files in one go.
 const SCAN_BYTES: usize = 32 << 20;
-/// After a sweep there is none for so many times as long as it took.
-const SWEEP_PAUSE: u32 = 20;
-
-/// What is known of the files that this replica should hold and does not.
-#[derive(Debug)]
-pub(crate) struct Wanting {
-    pub(crate) data_dir: PathBuf,
-    /// Whether they are to be looked up.
-    pub(crate) look_up: bool,
-    pub(crate) look_after: Instant,
-    pub(crate) told: Option<u64>,
-}
 
 /// How much of the log is kept, roughly: whichever is reached first.
 #[derive(Debug, Clone, Copy)]
@@ -150,7 +138,7 @@ impl Applier {
             deleted_at: None,
         };
         loop {
-            let patience = if upkeep.ahead { AHEAD_LOOK } else { CHECKPOINT_INTERVAL };
+            let patience = if upkeep.ahead || self.wanting.looks() { AHEAD_LOOK } else { CHECKPOINT_INTERVAL };
             match inbox.recv_timeout(patience) {
                 Ok(range) => {
                     if let Err(cause) = self.apply(range, &mut upkeep) {
@@ -274,7 +262,7 @@ impl Applier {
     /// Whoever waits for an answer may have gone.
     fn carry_out(&mut self, order: Order, upkeep: &mut Upkeep) -> Result<(), String> {
         match order {
-            Order::Copy(copy) => self.taker.take(copy, &mut self.engine).map_err(|fatal| describe(&fatal))?,
+            Order::Copy(copy) => self.taker.take(copy, &mut self.engine)?,
             Order::Checkpoint(reply) => {
                 self.checkpoint(upkeep)?;
                 let _ = reply.send(upkeep.durable);
@@ -288,39 +276,13 @@ impl Applier {
         Ok(())
     }
 
-    /// Tells the driver how many files are missing here. Behind a snapshot, and where this replica only learns, all of them
-    /// are looked up; else those that wait to be fetched are known.
+    /// Tells the driver how many files are missing here, where that is news.
     fn look_for_files(&mut self) -> Result<(), String> {
-        let waiting = self.prefetcher.waiting();
-        if !self.wanting.look_up {
-            return self.tell_wanting(waiting);
-        }
-        if Instant::now() < self.wanting.look_after {
-            return Ok(());
-        }
-        let began = Instant::now();
-        let mut missing = 0;
-        let (blobs, prefetcher) = (&self.blobs, &self.prefetcher);
-        let mut look = |reference: BlobReference| {
-            if !blobs.contains(&reference.digest) {
-                missing += 1;
-                prefetcher.want(reference);
-            }
-        };
-        self.engine.media(&mut look).map_err(|fatal| describe(&fatal))?;
-        if missing == 0 && self.status.borrow().votes_here(self.process.replica) {
-            crate::snapshot::media_is_complete(&self.wanting.data_dir).map_err(|error| error.to_string())?;
-            self.wanting.look_up = false;
-        }
-        self.wanting.look_after = began + began.elapsed() * SWEEP_PAUSE;
-        self.tell_wanting(missing)
-    }
-
-    fn tell_wanting(&mut self, files: u64) -> Result<(), String> {
-        if self.wanting.told != Some(files) {
-            self.wanting.told = Some(files);
+        let votes = self.status.borrow().votes_here(self.process.replica);
+        let sources = (&self.engine, &self.blobs, &self.prefetcher);
+        if let Some(files) = self.wanting.look(sources, votes).map_err(|fatal| describe(&fatal))? {
             // The driver only goes away when the process ends.
-            self.events.send(Event::Wanting(Some(files)));
+            self.events.send(Event::Wanting(files));
         }
         Ok(())
     }

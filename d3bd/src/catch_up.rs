@@ -11,6 +11,7 @@ use d3b_engine::Engine;
 use d3b_paxos::Storage as _;
 use d3b_paxos::types::{Configuration, Payload, Record};
 
+use crate::applier::describe;
 use crate::driver::Event;
 use crate::driving::Events;
 use crate::log::LogReader;
@@ -86,13 +87,13 @@ impl Taker {
     ///
     /// # Errors
     /// The replica must stop.
-    pub(crate) fn take(&mut self, copy: Copy, engine: &mut Engine) -> Result<(), d3b_engine::Fatal> {
+    pub(crate) fn take(&mut self, copy: Copy, engine: &mut Engine) -> Result<(), String> {
         let (to, configuration) = match copy {
             Copy::Snapshot { to, configuration } => (to, configuration),
             Copy::Backup(reply) => {
                 // The files of the log's beginning are needed too, for who wants to go back to a slot in between.
                 let reservation = self.offer.reserve(self.log.base());
-                let source = engine.begin_snapshot()?;
+                let source = engine.begin_snapshot().map_err(|fatal| describe(&fatal))?;
                 // Whoever asked may have gone.
                 drop(reply.send(Begun { source, _reservation: reservation }));
                 return Ok(());
@@ -107,12 +108,14 @@ impl Taker {
             self.answer(to, Err("another snapshot is being taken".to_owned()));
             return Ok(());
         }
-        let source = engine.begin_snapshot()?;
+        let source = engine.begin_snapshot().map_err(|fatal| describe(&fatal))?;
         let slot = source.slot();
         let reservation = self.offer.reserve(slot);
         // It may have come later than the snapshot's slot: then whoever takes the snapshot over is told of it, and no more.
         let configuration = self.configuration.clone();
-        let record = self.log.read(slot, slot, 0).ok().and_then(|records| records.into_iter().next());
+        // A damaged record must not be passed over: whoever leads and cannot give what others lack keeps all from going on.
+        let records = if slot < self.log.base() { Ok(Vec::new()) } else { self.log.read(slot, slot, 0) };
+        let record = records.map_err(|error| error.to_string())?.into_iter().next();
         let (Some(configuration), Some(record)) = (configuration, record) else {
             self.busy.store(false, Ordering::Release);
             self.answer(to, Err(format!("there is nothing to take at slot {slot} yet")));

@@ -36,3 +36,4 @@ pub mod snapshot;
 mod supervisor;
 pub mod time;
 mod turns;
+mod wanting;

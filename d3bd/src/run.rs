@@ -17,7 +17,7 @@ use d3b_engine::Engine;
 use d3b_paxos::types::{Now, Ticks};
 use tokio::sync::watch;
 
-use crate::applier::{self, Applier, Retain, Wanting};
+use crate::applier::{self, Applier, Retain};
 use crate::catch_up::{Fetching, Taker};
 use crate::config::Settings;
 use crate::disk::sync_directory;
@@ -32,6 +32,7 @@ use crate::quarantine;
 use crate::rate::Rate;
 use crate::scrub::{self, Scrubber};
 use crate::snapshot::{self, Offer};
+use crate::wanting::Wanting;
 
 /// How many peers may wait for a snapshot.
 const ORDERS_MAX: usize = 16;
@@ -333,7 +334,6 @@ impl Assembly<'_> {
             busy: Arc::default(),
             rate,
         };
-        let votes = configuration.as_ref().is_some_and(|it| it.votes(settings.id));
         let start = Start {
             settings: core_settings(settings, disk)?,
             execution: execution(),
@@ -360,12 +360,6 @@ impl Assembly<'_> {
         let readers = engine.readers();
         let sources = sources(settings.id, &status_watch);
         let (orders, ordered) = sync_channel(ORDERS_MAX);
-        let wanting = Wanting {
-            data_dir: settings.data_dir.clone(),
-            look_up: !votes || snapshot::is_media_incomplete(&settings.data_dir),
-            look_after: Instant::now(),
-            told: None,
-        };
         let (damages, damaged) = channel();
         let durable = Arc::new(AtomicU64::new(0));
         let scrubber = Scrubber {
@@ -393,7 +387,7 @@ impl Assembly<'_> {
             sources,
             orders: ordered,
             taker,
-            wanting,
+            wanting: Wanting::new(),
             grace: settings.blob_grace,
             offer,
             retain: Retain { bytes: settings.log_retain_bytes, age: settings.log_retain_age },

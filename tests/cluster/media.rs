@@ -37,6 +37,22 @@ fn media_is_served_by_a_replica_that_lacks_the_bytes() {
 }
 
 #[test]
+fn a_start_gets_the_files_that_are_missing() {
+    let mut cluster = Cluster::start();
+    cluster.create("shop");
+    let digest = Digest::of(b"film");
+    cluster.replica(1).put("/v1/db/shop/media/film.mp4", b"film").expect(201);
+    let leader = cluster.leader();
+    let id = cluster.ids().into_iter().find(|id| *id != leader).expect("three replicas");
+    cluster.replica(id).wait_for_blob(&digest);
+    cluster.replica_mut(id).kill();
+    std::fs::remove_file(cluster.replica(id).blob(&digest)).expect("the blob's file");
+    cluster.replica_mut(id).start();
+    // Nobody asks for it.
+    cluster.replica(id).wait_for_blob(&digest);
+}
+
+#[test]
 fn media_follows_its_metadata() {
     let cluster = Cluster::start();
     cluster.replica(1).put("/v1/db/shop/file", &database_bytes(SHOP)).expect(201);

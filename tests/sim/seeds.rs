@@ -88,6 +88,14 @@ const FOUND: &[(u64, Scale, &str)] = &[
         Scale::Short,
         "a quarantined replica that cut its log behind the snapshot that it fetched",
     ),
+    (1_795_547_319_604_771_494, Scale::Short, "files that a restart forgot to wait for, gone with whom it replaced"),
+    (1_795_547_319_604_777_298, Scale::Short, "a member that knew nobody who could tell that it had been added"),
+    (1_795_547_319_604_779_933, Scale::Short, "a file dropped by a replica that waited for a snapshot"),
+    (
+        1_795_547_319_604_786_791,
+        Scale::Short,
+        "a leader whose damaged record kept the others from a snapshot, for ever",
+    ),
     (5_313, Scale::Short, "a history that the checker was never done with"),
 ];
 

@@ -410,10 +410,25 @@ impl Engine {
     /// # Errors
     /// A database cannot be read for a reason that lies in this replica.
     pub fn media(&self, visit: &mut dyn FnMut(BlobReference)) -> Result<(), Fatal> {
+        self.media_in_part(None, &|| false, visit).map(|_| ())
+    }
+
+    /// Shows the media files of the live databases behind one of them, in the order of their ids, until it is enough;
+    /// returns the last database that was looked into, if there are more.
+    ///
+    /// # Errors
+    /// A database cannot be read for a reason that lies in this replica.
+    pub fn media_in_part(
+        &self,
+        behind: Option<DatabaseId>,
+        enough: &dyn Fn() -> bool,
+        visit: &mut dyn FnMut(BlobReference),
+    ) -> Result<Option<DatabaseId>, Fatal> {
         let slot = self.applied;
         let live = catalogue::live_ids(&self.catalogue)
             .map_err(|error| sqlite_failed(error, slot, DatabaseId::catalogue()))?;
-        for id in live {
+        let mut left = live.into_iter().filter(|id| Some(*id) > behind).peekable();
+        while let Some(id) = left.next() {
             let mut read = || -> rusqlite::Result<()> {
                 let (connection, guard) = guard::open_reader(&database::path(self.databases.directory(), id))?;
                 guard.set(Mode::Internal);
@@ -426,8 +441,11 @@ impl Engine {
                 }
                 Err(Unusable::Failed(error)) => return Err(sqlite_failed(error, slot, id)),
             }
+            if left.peek().is_some() && enough() {
+                return Ok(Some(id));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 }
 

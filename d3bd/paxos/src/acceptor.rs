@@ -115,6 +115,8 @@ pub(crate) struct Acceptor<S> {
     round: u64,
     /// The highest commit that any leader told; says nothing about what is held here.
     heard: Slot,
+    /// What lies up to here the last Accept took this replica to have.
+    told: Uncompared<Slot>,
     /// The largest `min(heard, upto_durable)` ever reached.
     commit: Slot,
     /// Accepted since the last batch was begun.
@@ -151,6 +153,7 @@ impl<S: Storage> Acceptor<S> {
             upto_durable: commit,
             round: 0,
             heard: commit,
+            told: Uncompared(commit),
             commit,
             unwritten: BTreeMap::new(),
             unwritten_bytes: 0,
@@ -194,6 +197,16 @@ impl<S: Storage> Acceptor<S> {
 
     pub(crate) fn commit(&self) -> Slot {
         self.commit
+    }
+
+    /// Whether all that is known to be chosen is durable here.
+    pub(crate) fn has_chosen(&self) -> bool {
+        self.heard <= self.upto_durable
+    }
+
+    /// The same of one that listens, which may have been told of more than it was offered.
+    pub(crate) fn keeps_up(&self) -> bool {
+        self.has_chosen() && self.told.0 <= self.upto_durable
     }
 
     pub(crate) fn last(&self) -> Slot {
@@ -289,6 +302,7 @@ impl<S: Storage> Acceptor<S> {
         let new_round = offer.round > self.round;
         self.round = self.round.max(offer.round);
         let hole = offer.start > self.upto.next();
+        self.told = Uncompared(offer.start.previous());
         if !hole {
             if new_round {
                 self.owed_accepted = OwedAccepted::Round;

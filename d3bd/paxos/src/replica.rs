@@ -463,6 +463,17 @@ impl<S: Storage> Replica<S> {
         self.core.acceptor.outstanding()
     }
 
+    /// Whether it durably holds all that it has heard to be chosen, and waits for nothing that its leader took it to have.
+    #[must_use]
+    pub fn keeps_up(&self) -> bool {
+        let acceptor = &self.core.acceptor;
+        match &self.state {
+            State::Follower(follower) => follower.leader.is_some() && acceptor.keeps_up(),
+            State::PreCandidate(_) | State::Candidate(_) => false,
+            State::Leader(leader) => leader.barrier_chosen() && acceptor.has_chosen(),
+        }
+    }
+
     /// A snapshot of its state for people.
     #[must_use]
     pub fn status(&self) -> Status {

@@ -352,6 +352,13 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     pub(super) fn tell_about(&mut self) {
         let message = PeerMessage::About { execution: self.start.execution, wanting: self.members.wanting };
         self.send_to_members(|_| true, &message);
+        // Who was added and has not heard of it may know nobody any more that is a member still.
+        let Some(replica) = self.replica().filter(|replica| replica.leader() == Some(self.me())) else { return };
+        let learners = replica.configuration().members.iter().filter(|(_, member)| !member.votes);
+        let unheard = learners.map(|(id, _)| *id).filter(|id| !self.members.about.contains_key(id));
+        for id in unheard.collect::<Vec<_>>() {
+            self.tell_configuration(id);
+        }
     }
 
     pub(super) fn expire_member_requests(&mut self) {

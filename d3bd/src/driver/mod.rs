@@ -130,6 +130,8 @@ pub struct Driver<S, D = Durable> {
     /// The last leader that there was, with its ballot: who pending writes were handed to.
     handed_to: Option<(ReplicaId, Ballot)>,
     leader_heard_at: Option<Ticks>,
+    /// Since when the same one leads, at the same ballot.
+    led_since: Option<Ticks>,
     heard_at: BTreeMap<ReplicaId, Ticks>,
     applied_by: BTreeMap<ReplicaId, Slot>,
     complaints: Complaints,
@@ -174,6 +176,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             led_by: (None, Ballot::ZERO),
             handed_to: None,
             leader_heard_at: None,
+            led_since: None,
             heard_at: BTreeMap::new(),
             applied_by: BTreeMap::new(),
             complaints: Complaints::default(),
@@ -728,13 +731,16 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
                 Some(_) | None => {}
             }
             self.led_by = led_by;
+            self.led_since = led_by.0.map(|_| self.now.ticks);
         }
     }
 
     fn notice_settled(&mut self) {
         let recent = |moment: Ticks| self.now.ticks.0 <= moment.0 + SETTLED_MAX.0;
-        let settled = self.leader_heard_at.is_some_and(recent) && self.writing_since.is_none_or(recent);
-        if settled {
+        // One that has just begun to lead may not know yet how much is chosen.
+        let hears = self.leader_heard_at.is_some_and(recent) && self.led_since.is_some_and(|since| !recent(since));
+        let keeps_up = || self.replica().is_some_and(Replica::keeps_up);
+        if hears && self.writing_since.is_none_or(recent) && keeps_up() {
             self.settled_at = Some(self.now.ticks);
         }
     }

@@ -105,9 +105,10 @@ pub struct DriverStatus {
     pub base: Slot,
     /// When a leader was last heard from (or had a majority, on the leader itself).
     pub leader_heard_at: Option<Ticks>,
-    /// When this replica was last known to be in touch with a leader, and its log to be written without delay. Only then
-    /// is what stands neither in its log nor in its databases not on its way there either: a replica that was cut off, or
-    /// whose disk hangs, must not drop a file for want of an entry.
+    /// When this replica was last known to be in touch with a leader, to have what that one knows to be chosen, and its
+    /// log to be written without delay. Only then is what stands neither in its log nor in its databases not on its way
+    /// there either: a replica that was cut off, that waits for a snapshot, or whose disk hangs, must not drop a file for
+    /// want of an entry.
     pub settled_at: Option<Ticks>,
     /// Every member.
     pub members: Vec<MemberStatus>,

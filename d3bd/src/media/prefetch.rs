@@ -1,10 +1,10 @@
 //! Fetches beside everything else the files that this replica should hold and does not: few at a time, again and again
-//! while they are not to be had, and never more of them in mind than there is room for. What is forgotten here is
-//! streamed through from a peer when somebody asks for it.
+//! while they are not to be had, and never more of them in mind than there is room for. What is forgotten here is said to
+//! be, so that it is looked up again, and streamed through from a peer when somebody asks for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use d3b::{BlobReference, Digest};
@@ -22,6 +22,8 @@ const WAITING_MAX: usize = 16_384;
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// How often one is tried before it is forgotten, and how often one that no replica in reach has: it may be deleted.
 const ATTEMPTS_MAX: (u32, u32) = (60, 6);
+/// How long one that was given up is not tried again.
+const GIVEN_UP: Duration = Duration::from_secs(600);
 
 /// The way to the task that fetches; it ends when this is dropped.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub struct Prefetcher {
     wanted: mpsc::Sender<BlobReference>,
     /// How many the task has in mind.
     known: Arc<AtomicUsize>,
+    /// Whether some were forgotten that may be missing still.
+    forgotten: Arc<AtomicBool>,
 }
 
 impl Prefetcher {
@@ -37,10 +41,10 @@ impl Prefetcher {
     pub fn start(fetcher: Fetcher, sources: Sources, runtime: &tokio::runtime::Handle) -> Prefetcher {
         let (wanted, inbox) = mpsc::channel(1_024);
         let known = Arc::new(AtomicUsize::new(0));
-        let count = Arc::clone(&known);
-        let waiting = Waiting { fetcher, sources, due: BTreeMap::new(), known: BTreeSet::new(), count };
+        let forgotten = Arc::new(AtomicBool::new(false));
+        let waiting = Waiting::new(fetcher, sources, Arc::clone(&known), Arc::clone(&forgotten));
         runtime.spawn(waiting.run(inbox));
-        Prefetcher { wanted, known }
+        Prefetcher { wanted, known, forgotten }
     }
 
     /// How many files wait to be fetched, or are being fetched.
@@ -50,9 +54,16 @@ impl Prefetcher {
         (queued + self.known.load(Ordering::Relaxed)) as u64
     }
 
+    /// Whether files were forgotten since the last time that this was asked: all that are missing must be looked up.
+    #[must_use]
+    pub fn has_forgotten(&self) -> bool {
+        self.forgotten.swap(false, Ordering::Relaxed)
+    }
+
     /// Has a file fetched when there is time. Never blocks.
     pub fn want(&self, reference: BlobReference) {
         if self.wanted.try_send(reference).is_err() {
+            self.forgotten.store(true, Ordering::Relaxed);
             tracing::debug!(digest = %reference.digest, "a file is not fetched ahead: too many are waiting");
         }
     }
@@ -67,11 +78,20 @@ struct Waiting {
     known: BTreeSet<Digest>,
     /// How many those are, for others to see.
     count: Arc<AtomicUsize>,
+    /// What was given up, and when; no more than wait at most.
+    given_up: BTreeMap<Digest, Instant>,
+    /// For others to see.
+    forgotten: Arc<AtomicBool>,
 }
 
 type Ended = (BlobReference, u32, Result<(), FetchError>);
 
 impl Waiting {
+    fn new(fetcher: Fetcher, sources: Sources, count: Arc<AtomicUsize>, forgotten: Arc<AtomicBool>) -> Waiting {
+        let (due, known, given_up) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Waiting { fetcher, sources, due, known, count, given_up, forgotten }
+    }
+
     async fn run(mut self, mut inbox: mpsc::Receiver<BlobReference>) {
         let mut running: JoinSet<Ended> = JoinSet::new();
         loop {
@@ -102,9 +122,26 @@ impl Waiting {
     }
 
     fn add(&mut self, reference: BlobReference) {
-        if self.known.len() < WAITING_MAX && self.known.insert(reference.digest) {
-            self.due.insert((Instant::now(), reference.digest), (reference, 1));
+        let (now, digest) = (Instant::now(), reference.digest);
+        if self.given_up.get(&digest).is_some_and(|at| now < *at + GIVEN_UP) {
+            return;
         }
+        self.given_up.remove(&digest);
+        if self.known.len() >= WAITING_MAX {
+            self.forgotten.store(true, Ordering::Relaxed);
+        } else if self.known.insert(digest) {
+            self.due.insert((now, digest), (reference, 1));
+        }
+    }
+
+    fn give_up(&mut self, digest: Digest) {
+        let now = Instant::now();
+        self.given_up.retain(|_, at| now < *at + GIVEN_UP);
+        if self.given_up.len() < WAITING_MAX {
+            self.given_up.insert(digest, now);
+        }
+        self.known.remove(&digest);
+        self.forgotten.store(true, Ordering::Relaxed);
     }
 
     fn ended(&mut self, (reference, attempt, result): Ended) {
@@ -114,7 +151,7 @@ impl Waiting {
         };
         let attempts_max = if matches!(error, FetchError::Missing(_)) { ATTEMPTS_MAX.1 } else { ATTEMPTS_MAX.0 };
         if attempt >= attempts_max {
-            self.known.remove(&reference.digest);
+            self.give_up(reference.digest);
             tracing::warn!(
                 digest = %reference.digest,
                 %error,
@@ -143,13 +180,8 @@ mod tests {
         let store = BlobStore::open(directory.path()).unwrap();
         let connect: super::super::Connect =
             Arc::new(|_| async { Err(io::ErrorKind::ConnectionRefused.into()) }.boxed());
-        Waiting {
-            fetcher: Fetcher::new(store, connect),
-            sources: Arc::new(|| vec![ReplicaId(2)]),
-            count: Arc::default(),
-            due: BTreeMap::new(),
-            known: BTreeSet::new(),
-        }
+        let sources: Sources = Arc::new(|| vec![ReplicaId(2)]);
+        Waiting::new(Fetcher::new(store, connect), sources, Arc::default(), Arc::default())
     }
 
     fn reference(n: u64) -> BlobReference {
@@ -169,6 +201,9 @@ mod tests {
         }
         assert_eq!(attempts, expected);
         assert!(waiting.known.is_empty());
+        assert!(waiting.forgotten.swap(false, Ordering::Relaxed), "it is told");
+        waiting.add(reference(1));
+        assert!(waiting.due.is_empty(), "not so soon again");
     }
 
     #[test]
@@ -186,5 +221,10 @@ mod tests {
             waiting.add(reference(n));
         }
         assert_eq!((waiting.known.len(), waiting.due.len()), (WAITING_MAX, WAITING_MAX));
+        assert!(waiting.forgotten.load(Ordering::Relaxed), "it is told");
+        for n in 0..WAITING_MAX as u64 + 10 {
+            waiting.give_up(reference(n).digest);
+        }
+        assert_eq!(waiting.given_up.len(), WAITING_MAX);
     }
 }

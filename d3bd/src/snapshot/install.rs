@@ -13,9 +13,6 @@ use crate::log::{Locked, LogError};
 /// What the databases are called that a snapshot replaces, until they are gone.
 const OLD: &str = "databases.old";
 
-/// The file that says that media may be missing.
-const MEDIA_INCOMPLETE: &str = "media-incomplete";
-
 /// Why a start cannot install the snapshot that was decided on.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
@@ -68,7 +65,6 @@ pub(super) fn install_by_steps(
         let manifest = read_manifest(&path).map_err(|source| InstallError::Manifest { path: path.clone(), source })?;
         step().map_err(failed)?;
         if log.begin_at(&manifest.beginning())? {
-            mark_media_incomplete(&data).map_err(failed)?;
             // What it was quarantined for is about to be replaced; should this process end here, the next one goes on.
             crate::quarantine::remove(&data).map_err(failed)?;
             move_databases(&data, &path, step).map_err(failed)?;
@@ -80,29 +76,6 @@ pub(super) fn install_by_steps(
     }
     clean(&data, &path, step).map_err(failed)?;
     Ok(installed)
-}
-
-/// Says durably that the files which the new databases name may be missing here.
-fn mark_media_incomplete(data: &Path) -> io::Result<()> {
-    std::fs::File::create(data.join(MEDIA_INCOMPLETE))?.sync_all()?;
-    sync_directory(data)
-}
-
-/// Whether files that the databases name may be missing here, for want of having applied what brought them.
-#[must_use]
-pub fn is_media_incomplete(data: &Path) -> bool {
-    data.join(MEDIA_INCOMPLETE).exists()
-}
-
-/// They were looked up, and are all here.
-///
-/// # Errors
-/// It cannot be written down.
-pub fn media_is_complete(data: &Path) -> io::Result<()> {
-    match std::fs::remove_file(data.join(MEDIA_INCOMPLETE)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
 }
 
 fn move_databases(data: &Path, install: &Path, step: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {

@@ -20,7 +20,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::Path;
 
-pub use install::{InstallError, install, is_media_incomplete, media_is_complete};
+pub use install::{InstallError, install};
 pub use manifest::{Manifest, ManifestDatabase, ManifestError};
 pub use offer::{Offer, Reservation};
 pub use staging::{Staging, StagingError};

@@ -242,7 +242,7 @@ fn a_crash_at_any_step_of_an_install_ends_in_the_same_state() {
             let last = Slot(last as u64).max(taken.manifest.slot);
             assert_eq!(ends, (taken.manifest.slot, last, promised, Some(Epoch(2))), "{what}");
             assert_eq!(state(victim.path()), expected, "{what}");
-            let left = ["blobs", "databases", "incoming", "lock", "log.sqlite3", "media-incomplete"];
+            let left = ["blobs", "databases", "incoming", "lock", "log.sqlite3"];
             assert_eq!(names(victim.path()), left, "{what}");
             // And another start finds nothing to do.
             let last = Slot(records().len() as u64);

@@ -46,7 +46,7 @@ impl<M: Machine> World<'_, M> {
         Ok(())
     }
 
-    /// Tells the driver how many files are missing here. Behind a snapshot, and where a replica only learns, all of them are
+    /// Tells the driver how many files are missing here. After a start, and where a replica only learns, all of them are
     /// looked up; else those that are on their way are known.
     fn look_for_files(&mut self, id: ReplicaId) -> Result<(), Violation> {
         let node = self.node(id);
@@ -55,12 +55,12 @@ impl<M: Machine> World<'_, M> {
         // What was overwritten or deleted meanwhile is asked for in vain.
         let referenced: BTreeSet<Digest> = process.machine.referenced().map_err(Violation)?.into_iter().collect();
         process.wanted.retain(|digest| !node.disk.blobs.holds(digest) && referenced.contains(digest));
-        let missing: Vec<Digest> = if node.media_incomplete || !votes {
+        let missing: Vec<Digest> = if process.look_up || !votes {
             referenced.into_iter().filter(|digest| !node.disk.blobs.holds(digest)).collect()
         } else {
             process.wanted.iter().copied().collect()
         };
-        node.media_incomplete &= !(missing.is_empty() && votes);
+        process.look_up &= !(missing.is_empty() && votes);
         let count = missing.len() as u64;
         let news = process.told_wanting.replace(count) != Some(count);
         for digest in missing {

@@ -139,7 +139,7 @@ impl<M: Machine> World<'_, M> {
                 let node = self.node(victim);
                 node.disk = Disk::blank(disk_id(victim, 1));
                 node.image = M::blank();
-                (node.offered, node.staged, node.install, node.media_incomplete) = (None, None, None, false);
+                (node.offered, node.staged, node.install) = (None, None, None);
                 node.wiped = true;
                 self.oracle.wiped(victim);
                 self.after(duration, Happening::Start { at: victim });

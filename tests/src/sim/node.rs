@@ -38,8 +38,6 @@ pub struct Node<M: Machine> {
     pub staged: Option<Staged<M::Copy>>,
     /// The one that its next process begins with.
     pub install: Option<Rc<Snapshot<M::Copy>>>,
-    /// Whether files that its state refers to may be missing, for want of having applied what brought them.
-    pub media_incomplete: bool,
     /// The execution version that its next process has.
     pub execution: u32,
     /// How many processes it has had.
@@ -94,6 +92,8 @@ pub struct Running<M: Machine> {
     pub wanted: BTreeSet<Digest>,
     /// How many files the driver was told to be missing.
     pub told_wanting: Option<u64>,
+    /// Whether all that its state refers to is to be looked up: what the process before it waited for is forgotten.
+    pub look_up: bool,
     /// Where the log begins, or soon will.
     pub cut: Slot,
     /// What is to be applied.
@@ -128,7 +128,6 @@ impl<M: Machine> Node<M> {
             offered: None,
             staged: None,
             install: None,
-            media_incomplete: false,
             execution: 1,
             starts: 0,
             clock_offset_ms: 0,

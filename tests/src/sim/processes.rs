@@ -95,6 +95,7 @@ impl<M: Machine> World<'_, M> {
             fetches_snapshot: false,
             wanted: BTreeSet::new(),
             told_wanting: None,
+            look_up: true,
             cut: node.disk.log.base(),
             to_apply: None,
             tick_at: None,

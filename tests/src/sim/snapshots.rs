@@ -86,7 +86,11 @@ impl<M: Machine> World<'_, M> {
             None => {
                 let (slot, source) = process.machine.begin_snapshot().map_err(Violation)?;
                 let adopted = process.adopted.clone();
-                let record = node.disk.log.read(slot, slot, 0).ok().and_then(|records| records.into_iter().next());
+                let log = &node.disk.log;
+                let record = match if slot < log.base() { Ok(Vec::new()) } else { log.read(slot, slot, 0) } {
+                    Ok(records) => records.into_iter().next(),
+                    Err(error) => return self.lose(id, &error.message),
+                };
                 if let (Some(configuration), Some(record)) = (adopted, record) {
                     process.taking = Some(Taking { slot, record, configuration, source });
                     let delay = self.random.around(self.scenario.snapshot_us);
@@ -240,7 +244,6 @@ impl<M: Machine> World<'_, M> {
         let promised = node.disk.log.promised();
         if node.disk.log.begin_at(record, configuration, careless) {
             demand!(node.disk.log.promised() >= promised, "a snapshot lowers the promise of {id}");
-            node.media_incomplete = true;
             node.quarantined = None;
             if dies == 1 {
                 return Ok(false);

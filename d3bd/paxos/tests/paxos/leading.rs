@@ -402,6 +402,38 @@ fn a_followers_reads_fail_with_their_leader() {
     assert_eq!(one.ready().replies, [1, 2].map(|id| Reply::ReadFailed { id: ReadId(id) }));
 }
 
+// Keeping up.
+
+#[test]
+fn a_follower_keeps_up_while_it_holds_what_is_chosen_and_is_sent_what_it_lacks() {
+    let mut one = One::new(3);
+    let theirs = ballot(1, 2);
+    assert!(!one.replica.keeps_up(), "nobody leads");
+    one.hear(2, accept(theirs, 1, &["a", "b"], 1, 1));
+    assert!(!one.replica.keeps_up(), "it is not durable yet");
+    one.settle();
+    assert!(one.replica.keeps_up());
+    one.hear(2, accept(theirs, 3, &[], 5, 2));
+    assert!(!one.replica.keeps_up(), "more is chosen");
+    one.hear(2, accept(theirs, 3, &["c", "d", "e"], 5, 2));
+    one.settle();
+    assert!(one.replica.keeps_up());
+    one.hear(2, accept(theirs, 9, &[], 5, 3));
+    assert!(!one.replica.keeps_up(), "its leader takes it to have more");
+    one.hear(2, accept(theirs, 6, &[], 5, 3));
+    assert!(one.replica.keeps_up());
+}
+
+#[test]
+fn a_leader_keeps_up_once_its_barrier_is_chosen() {
+    let mut one = One::new(3);
+    let own = one.lead();
+    one.settle();
+    assert!(!one.replica.keeps_up());
+    one.hear(2, accepted(own, 1, 1));
+    assert!(one.replica.keeps_up());
+}
+
 // Handing over.
 
 #[test]

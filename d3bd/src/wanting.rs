@@ -1,0 +1,110 @@
+//! Which files this replica should hold and does not. Those that wait to be fetched are known; after a start, and when some
+//! of them were given up, nobody knows, and all that the databases name is looked up.
+
+use std::time::{Duration, Instant};
+
+use d3b::{BlobReference, DatabaseId};
+use d3b_engine::{Engine, Fatal};
+
+use crate::media::{BlobStore, Prefetcher};
+
+/// After a sweep there is none for so many times as long as it took.
+pub(crate) const SWEEP_PAUSE: u32 = 20;
+/// How long databases are looked into in one go, but for the last one: entries wait meanwhile.
+const GO: Duration = Duration::from_millis(10);
+/// How long to wait before files that are still missing are looked up again; longer where a look takes long.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What is known of the missing files.
+#[derive(Debug)]
+pub(crate) struct Wanting {
+    /// Whether they are to be looked up.
+    look_up: bool,
+    look_after: Instant,
+    pause: Duration,
+    /// The look that is under way.
+    look: Option<Look>,
+    /// What the last one has found.
+    found: Option<u64>,
+    told: Option<u64>,
+}
+
+/// A look into every database.
+#[derive(Debug, Default)]
+struct Look {
+    /// The last database that was looked into.
+    behind: Option<DatabaseId>,
+    missing: u64,
+    took: Duration,
+}
+
+impl Wanting {
+    /// What a process knows that has just begun: whoever waited for files in the one before has forgotten them.
+    pub(crate) fn new() -> Wanting {
+        Wanting {
+            look_up: true,
+            look_after: Instant::now(),
+            pause: Duration::ZERO,
+            look: None,
+            found: None,
+            told: None,
+        }
+    }
+
+    /// Whether a look is under way.
+    pub(crate) fn looks(&self) -> bool {
+        self.look.is_some()
+    }
+
+    /// Goes on with looking, and has fetched what is missing; returns how many files are, as far as known, if that is news.
+    ///
+    /// # Errors
+    /// A database cannot be read for a reason that lies in this replica.
+    pub(crate) fn look(
+        &mut self,
+        (engine, blobs, prefetcher): (&Engine, &BlobStore, &Prefetcher),
+        votes: bool,
+    ) -> Result<Option<Option<u64>>, Fatal> {
+        if prefetcher.has_forgotten() {
+            (self.look_up, self.found) = (true, None);
+        }
+        self.look_up |= !votes;
+        if self.look_up && (self.looks() || Instant::now() >= self.look_after) {
+            self.look_on(engine, blobs, prefetcher, votes)?;
+        }
+        let known = if self.look_up { self.found } else { Some(prefetcher.waiting()) };
+        let before = std::mem::replace(&mut self.told, known);
+        Ok((known != before).then_some(known))
+    }
+
+    fn look_on(
+        &mut self,
+        engine: &Engine,
+        blobs: &BlobStore,
+        prefetcher: &Prefetcher,
+        votes: bool,
+    ) -> Result<(), Fatal> {
+        let mut look = self.look.take().unwrap_or_default();
+        let began = Instant::now();
+        let mut show = |reference: BlobReference| {
+            if !blobs.contains(&reference.digest) {
+                look.missing += 1;
+                prefetcher.want(reference);
+            }
+        };
+        let more = engine.media_in_part(look.behind, &|| began.elapsed() >= GO, &mut show)?;
+        look.took += began.elapsed();
+        if more.is_some() {
+            self.look = Some(Look { behind: more, ..look });
+            return Ok(());
+        }
+        let least = look.took * SWEEP_PAUSE;
+        // What cannot be had now is looked for less and less often.
+        let vain = look.missing > 0 && self.found == Some(look.missing);
+        self.pause = if vain { (self.pause * 2).min(PAUSE_MAX).max(least) } else { least };
+        self.look_after = Instant::now() + self.pause;
+        self.found = Some(look.missing);
+        self.look_up = look.missing > 0 || !votes;
+        Ok(())
+    }
+}
