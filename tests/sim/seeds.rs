@@ -96,6 +96,11 @@ const FOUND: &[(u64, Scale, &str)] = &[
         Scale::Short,
         "a leader whose damaged record kept the others from a snapshot, for ever",
     ),
+    (
+        1_795_549_418_092_854_497,
+        Scale::Short,
+        "a replica that was removed, and after a restart told nobody that it was",
+    ),
     (5_313, Scale::Short, "a history that the checker was never done with"),
 ];
 

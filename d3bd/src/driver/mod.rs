@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
-use d3b::{Answer, BlobReference, DiskId, ReplicaId, Slot};
+use d3b::{Answer, BlobReference, ReplicaId, Slot};
 use d3b_paxos::formation::{Formation, FormationMessage, FormationState};
 use d3b_paxos::message::Envelope;
 use d3b_paxos::types::{Ballot, ChangeError, Configuration, Now, PersistId, ProposalId, ReadId, Ticks};
@@ -210,15 +210,18 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         self.start.settings.id
     }
 
-    /// Starts the core under a configuration that is on disk, if it names this replica with this disk.
+    /// Starts the core under a configuration that is on disk, unless that names this replica with another disk. One that
+    /// was removed takes no part, but others may still have to hear of it, from nobody else.
     fn run(&mut self, configuration: Configuration) {
         let me = self.me();
         let own_disk = configuration.members.get(&me).map(|member| member.disk);
-        let foreign = own_disk != Some(self.start.settings.disk);
+        let foreign = own_disk.is_some_and(|disk| disk != self.start.settings.disk);
         #[cfg(feature = "planted-bugs")]
         let foreign = foreign && self.planted != Some(d3b_paxos::Planted::WipedDiskVotes);
         if foreign {
-            self.stage = Stage::Outcast(outcast_reason(me, own_disk));
+            let reason =
+                format!("the cluster knows replica {me} with another disk than this one, so this one never votes");
+            self.stage = Stage::Outcast(reason);
             return;
         }
         if let Some(reason) = self.start.repair.quarantined.clone() {
@@ -773,12 +776,5 @@ fn missing(formation: &Formation) -> Vec<ReplicaId> {
     match formation.state() {
         FormationState::Waiting { missing } => missing.into_iter().collect(),
         FormationState::Spare { .. } | FormationState::Formed(_) | FormationState::Outcast { .. } => Vec::new(),
-    }
-}
-
-fn outcast_reason(me: ReplicaId, known: Option<DiskId>) -> String {
-    match known {
-        Some(_) => format!("the cluster knows replica {me} with another disk than this one, so this one never votes"),
-        None => format!("replica {me} is not a member of the cluster that this directory belongs to"),
     }
 }
