@@ -101,6 +101,12 @@ const FOUND: &[(u64, Scale, &str)] = &[
         Scale::Short,
         "a replica that was removed, and after a restart told nobody that it was",
     ),
+    (1_795_551_238_309_417_882, Scale::Short, "a snapshot given that was taken of what a replica was rebuilt for"),
+    (
+        1_795_551_238_309_437_660,
+        Scale::Short,
+        "a replica that asked only one that was removed for what it is rebuilt from",
+    ),
     (5_313, Scale::Short, "a history that the checker was never done with"),
 ];
 

@@ -70,7 +70,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             let configuration = quarantine.configuration.clone();
             return self.effects.push(Effect::TakeSnapshot { to: from, configuration });
         }
-        let Stage::Running(replica) = &self.stage else {
+        let Some(replica) = self.replica().filter(|_| self.removed.is_none()) else {
             let message = PeerMessage::SnapshotRefused { reason: "this replica takes no part".to_owned() };
             self.effects.push(Effect::Send { to: from, message });
             return;

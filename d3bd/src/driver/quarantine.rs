@@ -93,7 +93,9 @@ impl Sums {
 impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     /// Tells the others how far this replica is and what it holds, and looks at it once more beside what they told.
     pub(super) fn gossip(&mut self) {
-        let Stage::Running(_) = &self.stage else { return };
+        if !matches!(self.stage, Stage::Running(_)) || self.removed.is_some() {
+            return;
+        }
         let (chains, contents) = (self.sums.chains.tell(), self.sums.contents.tell());
         let message = PeerMessage::Gossip { applied: self.applied, fingerprints: chains.clone() };
         self.send_to_members(|_| true, &message);
@@ -187,8 +189,9 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         }
     }
 
-    /// The members that this replica may be rebuilt from: those that are heard from, if any are; else whoever tells what it
-    /// holds. Who has joined since this replica was quarantined, it does not know.
+    /// The members that this replica may be rebuilt from: those that tell what they hold, as whoever takes part does; else
+    /// anybody who does, for who has joined since this replica was quarantined, it does not know; else whoever is heard
+    /// from at all.
     pub(super) fn healthy_members(&self) -> Vec<ReplicaId> {
         let configuration = match &self.stage {
             Stage::Running(replica) => replica.configuration(),
@@ -196,13 +199,11 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             Stage::Forming(_) | Stage::Adopting | Stage::Outcast(_) => return Vec::new(),
         };
         let others: Vec<ReplicaId> = configuration.voters().filter(|id| *id != self.me()).collect();
-        let reachable: Vec<ReplicaId> = others.iter().copied().filter(|id| self.is_reachable(*id)).collect();
-        if !reachable.is_empty() {
-            return reachable;
-        }
-        let telling = self.applied_by.keys().copied().filter(|id| *id != self.me() && self.is_reachable(*id));
-        let telling: Vec<ReplicaId> = telling.collect();
-        if telling.is_empty() { others } else { telling }
+        let is_heard = |id: &ReplicaId| *id != self.me() && self.is_reachable(*id);
+        let heard: Vec<ReplicaId> = others.iter().copied().filter(is_heard).collect();
+        let telling: Vec<ReplicaId> = self.applied_by.keys().copied().filter(is_heard).collect();
+        let both = telling.iter().copied().filter(|id| others.contains(id)).collect();
+        [both, telling, heard, others].into_iter().find(|some| !some.is_empty()).unwrap_or_default()
     }
 }
 

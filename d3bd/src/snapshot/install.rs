@@ -65,7 +65,9 @@ pub(super) fn install_by_steps(
         let manifest = read_manifest(&path).map_err(|source| InstallError::Manifest { path: path.clone(), source })?;
         step().map_err(failed)?;
         if log.begin_at(&manifest.beginning())? {
-            // What it was quarantined for is about to be replaced; should this process end here, the next one goes on.
+            // What it was quarantined for is about to be replaced, and must not be given to others any more; should this
+            // process end here, the next one goes on.
+            super::offer::withdraw(&data).map_err(failed)?;
             crate::quarantine::remove(&data).map_err(failed)?;
             move_databases(&data, &path, step).map_err(failed)?;
             installed = Some(manifest.slot);

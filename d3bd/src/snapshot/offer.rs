@@ -11,6 +11,9 @@ use d3b::{BlobReference, Digest, Slot};
 use super::{Manifest, Taken, sync_directory, write_whole};
 use crate::media::{BlobStore, Kept};
 
+/// The file that names the snapshot which is offered.
+const OFFERED: &str = "snapshot";
+
 /// How long nobody may have fetched anything of it before it is dropped.
 const UNUSED_MAX: Duration = Duration::from_secs(3600);
 
@@ -66,13 +69,21 @@ struct Current {
     _kept: Vec<Kept>,
 }
 
+/// Ends whatever is offered, at a start: what this replica held then may be what it is rebuilt for.
+pub(super) fn withdraw(data_directory: &Path) -> io::Result<()> {
+    match std::fs::remove_file(data_directory.join(OFFERED)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => sync_directory(data_directory),
+    }
+}
+
 impl Offer {
     /// What an earlier process of this replica offered, as far as all of it is still there.
     ///
     /// # Errors
     /// The file that names it cannot be read or removed.
     pub fn open(data_directory: &Path, blobs: &BlobStore, now: Instant) -> io::Result<Offer> {
-        let path = data_directory.join("snapshot");
+        let path = data_directory.join(OFFERED);
         let current = match std::fs::read_to_string(&path) {
             Ok(text) => load(text.trim(), blobs, now),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,

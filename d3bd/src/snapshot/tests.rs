@@ -228,6 +228,7 @@ fn a_crash_at_any_step_of_an_install_ends_in_the_same_state() {
         for crash in 0.. {
             let victim = tempfile::tempdir().unwrap();
             copy(decided.path(), victim.path());
+            std::fs::write(victim.path().join("snapshot"), "what it offered before").unwrap();
             let mut steps = 0;
             let mut step = || {
                 steps += 1;

@@ -244,7 +244,7 @@ impl<M: Machine> World<'_, M> {
         let promised = node.disk.log.promised();
         if node.disk.log.begin_at(record, configuration, careless) {
             demand!(node.disk.log.promised() >= promised, "a snapshot lowers the promise of {id}");
-            node.quarantined = None;
+            (node.quarantined, node.offered) = (None, None);
             if dies == 1 {
                 return Ok(false);
             }
