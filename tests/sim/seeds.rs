@@ -107,6 +107,7 @@ const FOUND: &[(u64, Scale, &str)] = &[
         Scale::Short,
         "a replica that asked only one that was removed for what it is rebuilt from",
     ),
+    (1_795_552_279_537_090_038, Scale::Short, "the same, which had told what it held before"),
     (5_313, Scale::Short, "a history that the checker was never done with"),
 ];
 

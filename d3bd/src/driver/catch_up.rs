@@ -124,6 +124,8 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         tracing::warn!(peer = %from, reason, "a peer cannot give a snapshot");
         // The leader says again and again that this replica is behind, and is asked again, though not as often.
         if refused.rebuild {
+            // It may be no member any more; if it is one, it tells again what it holds.
+            self.applied_by.remove(&from);
             self.fail_rebuild();
         }
     }
