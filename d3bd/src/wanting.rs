@@ -20,13 +20,18 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Wanting {
     /// Whether they are to be looked up.
     look_up: bool,
-    look_after: Instant,
+    /// When at the earliest, and when at the latest.
+    look_after: (Instant, Instant),
     pause: Duration,
+    /// Whether files were on their way when the last look ended: when none is any more, it is time for the next one.
+    expects: bool,
     /// The look that is under way.
     look: Option<Look>,
     /// What the last one has found.
     found: Option<u64>,
     told: Option<u64>,
+    /// Whether this replica voted when it was last asked.
+    voted: bool,
 }
 
 /// A look into every database.
@@ -36,18 +41,23 @@ struct Look {
     behind: Option<DatabaseId>,
     missing: u64,
     took: Duration,
+    /// Whether it may have passed by what is missing by now.
+    is_stale: bool,
 }
 
 impl Wanting {
     /// What a process knows that has just begun: whoever waited for files in the one before has forgotten them.
     pub(crate) fn new() -> Wanting {
+        let now = Instant::now();
         Wanting {
             look_up: true,
-            look_after: Instant::now(),
+            look_after: (now, now),
             pause: Duration::ZERO,
+            expects: false,
             look: None,
             found: None,
             told: None,
+            voted: false,
         }
     }
 
@@ -65,16 +75,35 @@ impl Wanting {
         (engine, blobs, prefetcher): (&Engine, &BlobStore, &Prefetcher),
         votes: bool,
     ) -> Result<Option<Option<u64>>, Fatal> {
-        if prefetcher.has_forgotten() {
-            (self.look_up, self.found) = (true, None);
+        // In this order: what is given up in between is waited for, or known to be forgotten.
+        let waiting = prefetcher.waiting();
+        let begins_to_vote = votes && !std::mem::replace(&mut self.voted, votes);
+        // From its first vote on it counts that nothing was missing after that.
+        if prefetcher.has_forgotten() || begins_to_vote {
+            self.doubt();
         }
         self.look_up |= !votes;
-        if self.look_up && (self.looks() || Instant::now() >= self.look_after) {
+        if self.look_up && (self.looks() || self.is_due(waiting)) {
             self.look_on(engine, blobs, prefetcher, votes)?;
         }
-        let known = if self.look_up { self.found } else { Some(prefetcher.waiting()) };
+        let known = if self.look_up { self.found.map(|found| found.max(waiting)) } else { Some(waiting) };
         let before = std::mem::replace(&mut self.told, known);
         Ok((known != before).then_some(known))
+    }
+
+    /// More may be missing than is known.
+    fn doubt(&mut self) {
+        self.look_up = true;
+        self.found = self.found.filter(|found| *found > 0);
+        if let Some(look) = &mut self.look {
+            look.is_stale = true;
+        }
+    }
+
+    fn is_due(&self, waiting: u64) -> bool {
+        let (earliest, latest) = self.look_after;
+        let now = Instant::now();
+        now >= latest || now >= earliest && self.expects && waiting == 0
     }
 
     fn look_on(
@@ -102,9 +131,11 @@ impl Wanting {
         // What cannot be had now is looked for less and less often.
         let vain = look.missing > 0 && self.found == Some(look.missing);
         self.pause = if vain { (self.pause * 2).min(PAUSE_MAX).max(least) } else { least };
-        self.look_after = Instant::now() + self.pause;
-        self.found = Some(look.missing);
-        self.look_up = look.missing > 0 || !votes;
+        let now = Instant::now();
+        self.look_after = (now + least, now + self.pause);
+        self.expects = prefetcher.waiting() > 0;
+        self.found = Some(look.missing).filter(|missing| *missing > 0 || !look.is_stale);
+        self.look_up = look.missing > 0 || look.is_stale || !votes;
         Ok(())
     }
 }

@@ -410,10 +410,15 @@ pub(crate) fn forget(catalogue: &Database, id: DatabaseId) -> rusqlite::Result<(
     catalogue.own("/*d3b*/DELETE FROM _d3b_fenced WHERE id = ?")?.execute([id.to_string()]).map(|_| ())
 }
 
-/// Every database that exists.
-pub(crate) fn live_ids(catalogue: &Database) -> rusqlite::Result<Vec<DatabaseId>> {
+/// The first databases that exist, behind one of them, in the order of their ids.
+pub(crate) fn live_ids_behind(
+    catalogue: &Database,
+    behind: Option<DatabaseId>,
+    limit: u32,
+) -> rusqlite::Result<Vec<DatabaseId>> {
+    let behind = behind.map(|id| id.to_string()).unwrap_or_default();
     catalogue
-        .own("/*d3b*/SELECT id FROM _d3b_history WHERE until_slot IS NULL ORDER BY id")?
-        .query_map([], |row| id_of(row, 0))?
+        .own("/*d3b*/SELECT id FROM _d3b_history WHERE until_slot IS NULL AND id > ? ORDER BY id LIMIT ?")?
+        .query_map(params![behind, limit], |row| id_of(row, 0))?
         .collect()
 }

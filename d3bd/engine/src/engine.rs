@@ -44,6 +44,9 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How many resolved names are kept in memory.
 const NAMES_MAX: usize = 16 * 1024;
 
+/// How many databases' ids are read at once where media is looked for.
+const MEDIA_DATABASES: u32 = 64;
+
 /// How many databases' fingerprints are kept for the exchange with other replicas.
 const FINGERPRINTS_MAX: usize = 1024;
 
@@ -414,7 +417,7 @@ impl Engine {
     }
 
     /// Shows the media files of the live databases behind one of them, in the order of their ids, until it is enough;
-    /// returns the last database that was looked into, if there are more.
+    /// returns the last database that was looked into, if there may be more.
     ///
     /// # Errors
     /// A database cannot be read for a reason that lies in this replica.
@@ -425,27 +428,37 @@ impl Engine {
         visit: &mut dyn FnMut(BlobReference),
     ) -> Result<Option<DatabaseId>, Fatal> {
         let slot = self.applied;
-        let live = catalogue::live_ids(&self.catalogue)
-            .map_err(|error| sqlite_failed(error, slot, DatabaseId::catalogue()))?;
-        let mut left = live.into_iter().filter(|id| Some(*id) > behind).peekable();
-        while let Some(id) = left.next() {
-            let mut read = || -> rusqlite::Result<()> {
-                let (connection, guard) = guard::open_reader(&database::path(self.databases.directory(), id))?;
-                guard.set(Mode::Internal);
-                media::visit(&connection, visit)
-            };
-            match read().map_err(Unusable::from) {
-                Ok(()) => {}
-                Err(Unusable::Damaged(problem)) => {
-                    tracing::warn!(database = %id, problem, "the media of a damaged database cannot be listed");
+        let mut behind = behind;
+        loop {
+            let some = catalogue::live_ids_behind(&self.catalogue, behind, MEDIA_DATABASES)
+                .map_err(|error| sqlite_failed(error, slot, DatabaseId::catalogue()))?;
+            for id in &some {
+                self.media_of(*id, visit)?;
+                behind = Some(*id);
+                if enough() {
+                    return Ok(behind);
                 }
-                Err(Unusable::Failed(error)) => return Err(sqlite_failed(error, slot, id)),
             }
-            if left.peek().is_some() && enough() {
-                return Ok(Some(id));
+            if some.is_empty() {
+                return Ok(None);
             }
         }
-        Ok(None)
+    }
+
+    fn media_of(&self, id: DatabaseId, visit: &mut dyn FnMut(BlobReference)) -> Result<(), Fatal> {
+        let mut read = || -> rusqlite::Result<()> {
+            let (connection, guard) = guard::open_reader(&database::path(self.databases.directory(), id))?;
+            guard.set(Mode::Internal);
+            media::visit(&connection, visit)
+        };
+        match read().map_err(Unusable::from) {
+            Ok(()) => Ok(()),
+            Err(Unusable::Damaged(problem)) => {
+                tracing::warn!(database = %id, problem, "the media of a damaged database cannot be listed");
+                Ok(())
+            }
+            Err(Unusable::Failed(error)) => Err(sqlite_failed(error, self.applied, id)),
+        }
     }
 }
 

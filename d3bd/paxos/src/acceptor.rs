@@ -199,14 +199,14 @@ impl<S: Storage> Acceptor<S> {
         self.commit
     }
 
-    /// Whether all that is known to be chosen is durable here.
-    pub(crate) fn has_chosen(&self) -> bool {
-        self.heard <= self.upto_durable
+    /// The end of what it has heard to be chosen.
+    pub(crate) fn heard(&self) -> Slot {
+        self.heard
     }
 
-    /// The same of one that listens, which may have been told of more than it was offered.
-    pub(crate) fn keeps_up(&self) -> bool {
-        self.has_chosen() && self.told.0 <= self.upto_durable
+    /// The same or more: what its leader takes it to have.
+    pub(crate) fn told(&self) -> Slot {
+        self.heard.max(self.told.0)
     }
 
     pub(crate) fn last(&self) -> Slot {

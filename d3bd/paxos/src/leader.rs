@@ -22,6 +22,8 @@ struct Transfer {
     target: ReplicaId,
     /// Whether the target is to be told now.
     tell: bool,
+    /// Whether it was told.
+    told: bool,
     /// When proposals are taken again.
     deadline: Ticks,
 }
@@ -232,6 +234,7 @@ impl Leader {
         {
             let ballot = self.ballot;
             if std::mem::take(&mut transfer.tell) {
+                transfer.told = true;
                 core.send(transfer.target, Message::TimeoutNow { ballot });
             }
         }
@@ -299,7 +302,7 @@ impl Leader {
             return;
         };
         let deadline = core.now.ticks.after(core.settings.election_timeout_max);
-        self.transfer = Some(Transfer { target, tell: true, deadline });
+        self.transfer = Some(Transfer { target, tell: true, told: false, deadline });
         self.advance(core);
     }
 
@@ -477,7 +480,7 @@ impl<S: Storage> Replica<S> {
                 if leader.ballot != ballot {
                     return Ok(());
                 }
-                let called = |transfer: &Transfer| transfer.target == promised.replica;
+                let called = |transfer: &Transfer| transfer.told && transfer.target == promised.replica;
                 if promised > ballot && leader.transfer.as_ref().is_some_and(called) {
                     // The campaign that this leader called for: its questions wait for a disk, its refusals do not.
                     self.core.expect_leader(None);

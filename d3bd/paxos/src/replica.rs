@@ -463,15 +463,20 @@ impl<S: Storage> Replica<S> {
         self.core.acceptor.outstanding()
     }
 
-    /// Whether it durably holds all that it has heard to be chosen, and waits for nothing that its leader took it to have.
+    /// The end of what its leader says to be chosen, or takes it to have; `None` while it has no leader that knows.
     #[must_use]
-    pub fn keeps_up(&self) -> bool {
-        let acceptor = &self.core.acceptor;
+    pub fn told(&self) -> Option<Slot> {
         match &self.state {
-            State::Follower(follower) => follower.leader.is_some() && acceptor.keeps_up(),
-            State::PreCandidate(_) | State::Candidate(_) => false,
-            State::Leader(leader) => leader.barrier_chosen() && acceptor.has_chosen(),
+            State::Follower(follower) => follower.leader.map(|_| self.core.acceptor.told()),
+            State::PreCandidate(_) | State::Candidate(_) => None,
+            State::Leader(leader) => leader.barrier_chosen().then(|| self.core.acceptor.heard()),
         }
+    }
+
+    /// The end of what it holds durably at the ballot of its leader.
+    #[must_use]
+    pub fn held(&self) -> Slot {
+        self.core.acceptor.upto_durable()
     }
 
     /// A snapshot of its state for people.

@@ -132,6 +132,8 @@ pub struct Driver<S, D = Durable> {
     leader_heard_at: Option<Ticks>,
     /// Since when the same one leads, at the same ballot.
     led_since: Option<Ticks>,
+    /// When this replica was told of what it had yet to hold, and the end of that.
+    settling: Option<(Ticks, Slot)>,
     heard_at: BTreeMap<ReplicaId, Ticks>,
     applied_by: BTreeMap<ReplicaId, Slot>,
     complaints: Complaints,
@@ -177,6 +179,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             handed_to: None,
             leader_heard_at: None,
             led_since: None,
+            settling: None,
             heard_at: BTreeMap::new(),
             applied_by: BTreeMap::new(),
             complaints: Complaints::default(),
@@ -215,12 +218,15 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
     fn run(&mut self, configuration: Configuration) {
         let me = self.me();
         let own_disk = configuration.members.get(&me).map(|member| member.disk);
-        let foreign = own_disk.is_some_and(|disk| disk != self.start.settings.disk);
+        let quarantined = self.start.repair.quarantined.is_some();
+        let foreign = own_disk.map_or(quarantined, |disk| disk != self.start.settings.disk);
         #[cfg(feature = "planted-bugs")]
         let foreign = foreign && self.planted != Some(d3b_paxos::Planted::WipedDiskVotes);
         if foreign {
-            let reason =
-                format!("the cluster knows replica {me} with another disk than this one, so this one never votes");
+            let reason = match own_disk {
+                Some(_) => format!("the cluster knows replica {me} with another disk than this one, so it never votes"),
+                None => format!("replica {me} was removed from the cluster (epoch {})", configuration.epoch.0),
+            };
             self.stage = Stage::Outcast(reason);
             return;
         }
@@ -450,7 +456,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         if self.heard_at.insert(from, self.now.ticks).is_none() {
             self.tell_about_to(from);
         }
-        if self.led_by.0 == Some(from) {
+        if self.led_by.0 == Some(from) && self.removed.is_none() {
             self.leader_heard_at = Some(self.now.ticks);
         }
         match message {
@@ -735,6 +741,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
             }
             self.led_by = led_by;
             self.led_since = led_by.0.map(|_| self.now.ticks);
+            self.settling = None;
         }
     }
 
@@ -742,9 +749,16 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
         let recent = |moment: Ticks| self.now.ticks.0 <= moment.0 + SETTLED_MAX.0;
         // One that has just begun to lead may not know yet how much is chosen.
         let hears = self.leader_heard_at.is_some_and(recent) && self.led_since.is_some_and(|since| !recent(since));
-        let keeps_up = || self.replica().is_some_and(Replica::keeps_up);
-        if hears && self.writing_since.is_none_or(recent) && keeps_up() {
-            self.settled_at = Some(self.now.ticks);
+        let Stage::Running(replica) = &self.stage else { return };
+        let Some(told) = replica.told().filter(|_| hears && self.writing_since.is_none_or(recent)) else {
+            self.settling = None;
+            return;
+        };
+        // What it was told of a moment ago, for at any moment the disk may be behind what was told in this one.
+        let (since, end) = *self.settling.get_or_insert((self.now.ticks, told));
+        if replica.held() >= end {
+            self.settled_at = self.settled_at.max(Some(since));
+            self.settling = Some((self.now.ticks, told)).filter(|_| replica.held() < told);
         }
     }
 

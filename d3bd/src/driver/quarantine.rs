@@ -118,7 +118,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     fn hear(&mut self, kind: Kind, from: ReplicaId, told: &[Told]) {
         let Stage::Running(replica) = &self.stage else { return };
-        if !replica.configuration().members.contains_key(&from) {
+        if !replica.configuration().members.contains_key(&from) || self.removed.is_some() {
             return;
         }
         for Divergence { database, slot, .. } in self.sums.of(kind).hear(from, told) {
@@ -181,7 +181,7 @@ impl<S: Storage + Clone, D: Proof> Driver<S, D> {
 
     /// Somebody wants this replica to be rebuilt. One that takes part stops doing so first.
     pub(super) fn handle_rebuild(&mut self, force: bool) {
-        if force {
+        if force && self.removed.is_none() {
             self.quarantine("an operator asked for it to be rebuilt".to_owned());
         }
         if matches!(self.stage, Stage::Quarantined(_)) {

@@ -29,7 +29,7 @@ const GIVEN_UP: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Prefetcher {
     wanted: mpsc::Sender<BlobReference>,
-    /// How many the task has in mind.
+    /// How many are wanted, and neither here nor forgotten.
     known: Arc<AtomicUsize>,
     /// Whether some were forgotten that may be missing still.
     forgotten: Arc<AtomicBool>,
@@ -50,20 +50,21 @@ impl Prefetcher {
     /// How many files wait to be fetched, or are being fetched.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        let queued = self.wanted.max_capacity() - self.wanted.capacity();
-        (queued + self.known.load(Ordering::Relaxed)) as u64
+        self.known.load(Ordering::SeqCst) as u64
     }
 
     /// Whether files were forgotten since the last time that this was asked: all that are missing must be looked up.
     #[must_use]
     pub fn has_forgotten(&self) -> bool {
-        self.forgotten.swap(false, Ordering::Relaxed)
+        self.forgotten.swap(false, Ordering::SeqCst)
     }
 
     /// Has a file fetched when there is time. Never blocks.
     pub fn want(&self, reference: BlobReference) {
+        self.known.fetch_add(1, Ordering::SeqCst);
         if self.wanted.try_send(reference).is_err() {
-            self.forgotten.store(true, Ordering::Relaxed);
+            self.forgotten.store(true, Ordering::SeqCst);
+            self.known.fetch_sub(1, Ordering::SeqCst);
             tracing::debug!(digest = %reference.digest, "a file is not fetched ahead: too many are waiting");
         }
     }
@@ -76,7 +77,7 @@ struct Waiting {
     due: BTreeMap<(Instant, Digest), (BlobReference, u32)>,
     /// What waits or is being fetched.
     known: BTreeSet<Digest>,
-    /// How many those are, for others to see.
+    /// How many those are, and those that are in the inbox, for others to see.
     count: Arc<AtomicUsize>,
     /// What was given up, and when; no more than wait at most.
     given_up: BTreeMap<Digest, Instant>,
@@ -103,7 +104,6 @@ impl Waiting {
                 let (fetcher, sources) = (self.fetcher.clone(), (self.sources)());
                 running.spawn(async move { (reference, attempt, fetcher.fetch(reference, &sources).await) });
             }
-            self.count.store(self.known.len(), Ordering::Relaxed);
             let next = self.due.first_key_value().map(|((at, _), _)| *at);
             let next = next.filter(|_| running.len() < CONCURRENT_MAX);
             tokio::select! {
@@ -123,14 +123,22 @@ impl Waiting {
 
     fn add(&mut self, reference: BlobReference) {
         let (now, digest) = (Instant::now(), reference.digest);
-        if self.given_up.get(&digest).is_some_and(|at| now < *at + GIVEN_UP) {
+        let is_given_up = self.given_up.get(&digest).is_some_and(|at| now < *at + GIVEN_UP);
+        let is_full = self.known.len() >= WAITING_MAX;
+        if !is_given_up && !is_full && self.known.insert(digest) {
+            self.given_up.remove(&digest);
+            self.due.insert((now, digest), (reference, 1));
             return;
         }
-        self.given_up.remove(&digest);
-        if self.known.len() >= WAITING_MAX {
-            self.forgotten.store(true, Ordering::Relaxed);
-        } else if self.known.insert(digest) {
-            self.due.insert((now, digest), (reference, 1));
+        if !self.known.contains(&digest) {
+            self.forgotten.store(true, Ordering::SeqCst);
+        }
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn forget(&mut self, digest: Digest) {
+        if self.known.remove(&digest) {
+            self.count.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
@@ -140,13 +148,13 @@ impl Waiting {
         if self.given_up.len() < WAITING_MAX {
             self.given_up.insert(digest, now);
         }
-        self.known.remove(&digest);
-        self.forgotten.store(true, Ordering::Relaxed);
+        self.forgotten.store(true, Ordering::SeqCst);
+        self.forget(digest);
     }
 
     fn ended(&mut self, (reference, attempt, result): Ended) {
         let Err(error) = result else {
-            self.known.remove(&reference.digest);
+            self.forget(reference.digest);
             return;
         };
         let attempts_max = if matches!(error, FetchError::Missing(_)) { ATTEMPTS_MAX.1 } else { ATTEMPTS_MAX.0 };

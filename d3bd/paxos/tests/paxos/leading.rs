@@ -404,34 +404,41 @@ fn a_followers_reads_fail_with_their_leader() {
 
 // Keeping up.
 
-#[test]
-fn a_follower_keeps_up_while_it_holds_what_is_chosen_and_is_sent_what_it_lacks() {
-    let mut one = One::new(3);
-    let theirs = ballot(1, 2);
-    assert!(!one.replica.keeps_up(), "nobody leads");
-    one.hear(2, accept(theirs, 1, &["a", "b"], 1, 1));
-    assert!(!one.replica.keeps_up(), "it is not durable yet");
-    one.settle();
-    assert!(one.replica.keeps_up());
-    one.hear(2, accept(theirs, 3, &[], 5, 2));
-    assert!(!one.replica.keeps_up(), "more is chosen");
-    one.hear(2, accept(theirs, 3, &["c", "d", "e"], 5, 2));
-    one.settle();
-    assert!(one.replica.keeps_up());
-    one.hear(2, accept(theirs, 9, &[], 5, 3));
-    assert!(!one.replica.keeps_up(), "its leader takes it to have more");
-    one.hear(2, accept(theirs, 6, &[], 5, 3));
-    assert!(one.replica.keeps_up());
+#[track_caller]
+fn check_told(one: &One, told: Option<u64>, held: u64) {
+    assert_eq!((one.replica.told(), one.replica.held()), (told.map(Slot), Slot(held)));
 }
 
 #[test]
-fn a_leader_keeps_up_once_its_barrier_is_chosen() {
+fn a_follower_knows_what_it_was_told_of_and_does_not_hold() {
+    let mut one = One::new(3);
+    let theirs = ballot(1, 2);
+    check_told(&one, None, 0);
+    one.hear(2, accept(theirs, 1, &["a", "b"], 1, 1));
+    check_told(&one, Some(1), 0);
+    one.settle();
+    check_told(&one, Some(1), 2);
+    // More is chosen.
+    one.hear(2, accept(theirs, 3, &[], 5, 2));
+    check_told(&one, Some(5), 2);
+    one.hear(2, accept(theirs, 3, &["c", "d", "e"], 5, 2));
+    one.settle();
+    check_told(&one, Some(5), 5);
+    // Its leader takes it to have more.
+    one.hear(2, accept(theirs, 9, &[], 5, 3));
+    check_told(&one, Some(8), 5);
+    one.hear(2, accept(theirs, 6, &[], 5, 3));
+    check_told(&one, Some(5), 5);
+}
+
+#[test]
+fn a_leader_knows_what_is_chosen_once_its_barrier_is() {
     let mut one = One::new(3);
     let own = one.lead();
     one.settle();
-    assert!(!one.replica.keeps_up());
+    check_told(&one, None, 1);
     one.hear(2, accepted(own, 1, 1));
-    assert!(one.replica.keeps_up());
+    check_told(&one, Some(1), 1);
 }
 
 // Handing over.
@@ -475,9 +482,12 @@ fn a_leader_that_hands_over_does_not_outrun_the_one_that_it_called() {
 fn a_leader_that_hands_over_heeds_what_others_have_left_behind() {
     let mut one = One::new(3);
     let own = one.lead_with_barrier();
+    one.propose(1, "a");
+    one.settle();
     one.step(Input::Transfer(Some(ReplicaId(2))));
-    one.hear(3, Message::Nack { ballot: own, promised: ballot(own.round + 1, 3), want: Slot(2), round: 1 });
-    assert_eq!(one.role(), Role::PreCandidate, "nobody whom it called says so");
+    // What that one promised itself before it was called.
+    one.hear(3, Message::Nack { ballot: own, promised: ballot(own.round + 1, 2), want: Slot(2), round: 1 });
+    assert_eq!(one.role(), Role::PreCandidate);
 }
 
 #[test]
