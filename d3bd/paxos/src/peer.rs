@@ -34,9 +34,6 @@ pub(crate) struct Peer {
     pub(crate) next: Slot,
     /// The last slot and the bytes of each message that is under way.
     in_flight: VecDeque<(Slot, usize)>,
-    /// The heartbeat round of the refusal for which it was last sent everything again. What was refused up to then says
-    /// nothing new: on a line that reorders, each such refusal would bring forth more of them.
-    rewound: Option<u64>,
     /// The commit that it was told last.
     pub(crate) told: Slot,
     /// When it last acknowledged the ballot.
@@ -63,7 +60,6 @@ impl Peer {
             upto: Slot::ZERO,
             next,
             in_flight: VecDeque::new(),
-            rewound: None,
             told: Slot::ZERO,
             heard_at: now,
             round: 0,
@@ -125,12 +121,9 @@ impl Peer {
     pub(crate) fn wants(&mut self, want: Slot, round: u64) {
         match self.flow {
             Flow::Probing { round: probed } if round <= probed && !self.in_flight.is_empty() => {}
-            // If something is missing after all, the next heartbeat finds it.
-            Flow::Streaming if self.rewound.is_some_and(|rewound| round <= rewound) => {}
             Flow::Asking | Flow::Probing { .. } | Flow::Streaming => {
                 self.in_flight.clear();
                 self.next = want;
-                self.rewound = Some(round);
                 self.flow = Flow::Probing { round };
             }
         }
@@ -158,22 +151,6 @@ mod tests {
         peer.sent(Slot(5), 100, 8);
         peer.accepted(Slot(5));
         assert_eq!(peer.flow, Flow::Streaming);
-    }
-
-    #[test]
-    fn late_refusals_do_not_make_it_begin_again() {
-        let mut peer = Peer::known(Slot(0), 0, Ticks(0));
-        peer.sent(Slot(5), 100, 7);
-        peer.sent(Slot(10), 100, 7);
-        peer.wants(Slot(1), 7);
-        peer.sent(Slot(5), 100, 7);
-        peer.accepted(Slot(5));
-        peer.sent(Slot(10), 100, 7);
-        peer.wants(Slot(1), 7);
-        peer.wants(Slot(6), 7);
-        assert_eq!((peer.flow, peer.next), (Flow::Streaming, Slot(11)));
-        peer.wants(Slot(6), 8);
-        assert_eq!(peer.next, Slot(6), "a later heartbeat found it missing");
     }
 
     #[test]
