@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::disk::remove_file;
+
 /// The file in the data directory.
 const FILE: &str = "quarantined";
 
@@ -40,11 +42,7 @@ pub(crate) fn write(data_dir: &Path, reason: &str) -> io::Result<()> {
 /// # Errors
 /// Whatever the disk says.
 pub(crate) fn remove(data_dir: &Path) -> io::Result<()> {
-    match std::fs::remove_file(place(data_dir)) {
-        Ok(()) => File::open(data_dir)?.sync_all(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
+    remove_file(&place(data_dir))
 }
 
 #[cfg(test)]

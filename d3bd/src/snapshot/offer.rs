@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use d3b::{BlobReference, Digest, Slot};
 
-use super::{Manifest, Taken, sync_directory, write_whole};
+use super::{Manifest, Taken, write_whole};
+use crate::disk::remove_file;
 use crate::media::{BlobStore, Kept};
 
 /// The file that names the snapshot which is offered.
@@ -71,10 +72,7 @@ struct Current {
 
 /// Ends whatever is offered, at a start: what this replica held then may be what it is rebuilt for.
 pub(super) fn withdraw(data_directory: &Path) -> io::Result<()> {
-    match std::fs::remove_file(data_directory.join(OFFERED)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => sync_directory(data_directory),
-    }
+    remove_file(&data_directory.join(OFFERED))
 }
 
 impl Offer {
@@ -170,11 +168,7 @@ impl Offer {
     }
 
     fn forget(&self) -> io::Result<()> {
-        match std::fs::remove_file(&self.shared.path) {
-            Ok(()) => self.shared.path.parent().map_or(Ok(()), sync_directory),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        }
+        remove_file(&self.shared.path)
     }
 }
 
