@@ -108,6 +108,7 @@ const FOUND: &[(u64, Scale, &str)] = &[
         "a replica that asked only one that was removed for what it is rebuilt from",
     ),
     (1_795_552_279_537_090_038, Scale::Short, "the same, which had told what it held before"),
+    (1_795_555_340_484_362_799, Scale::Short, "late refusals that each made a leader send everything again"),
     (5_313, Scale::Short, "a history that the checker was never done with"),
 ];
 

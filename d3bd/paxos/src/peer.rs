@@ -17,7 +17,7 @@ pub(crate) enum Flow {
         /// The heartbeat round when the message was sent.
         round: u64,
     },
-    /// It accepts what it is sent: as much as the bound allows, without waiting.
+    /// It accepts what it is sent: as much as the bounds allow, without waiting.
     Streaming,
 }
 
@@ -34,6 +34,10 @@ pub(crate) struct Peer {
     pub(crate) next: Slot,
     /// The last slot and the bytes of each message that is under way.
     in_flight: VecDeque<(Slot, usize)>,
+    /// How many messages may be under way: one after a refusal, and one more for each that is accepted then. On a line
+    /// that reorders, nearly everything that is under way is refused, and sent again, which is never more than was accepted
+    /// since the refusal before.
+    window: usize,
     /// The commit that it was told last.
     pub(crate) told: Slot,
     /// When it last acknowledged the ballot.
@@ -60,6 +64,7 @@ impl Peer {
             upto: Slot::ZERO,
             next,
             in_flight: VecDeque::new(),
+            window: usize::MAX,
             told: Slot::ZERO,
             heard_at: now,
             round: 0,
@@ -74,7 +79,8 @@ impl Peer {
             Flow::Asking => false,
             Flow::Probing { .. } => self.in_flight.is_empty(),
             Flow::Streaming => {
-                self.in_flight.is_empty() || self.in_flight.iter().map(|(_, bytes)| bytes).sum::<usize>() < bytes_max
+                let bytes = || self.in_flight.iter().map(|(_, bytes)| bytes).sum::<usize>();
+                self.in_flight.is_empty() || (self.in_flight.len() < self.window && bytes() < bytes_max)
             }
         }
     }
@@ -93,12 +99,13 @@ impl Peer {
         self.upto = self.upto.max(upto);
         let before = self.in_flight.len();
         self.in_flight.retain(|(end, _)| *end > upto);
-        let progress = self.in_flight.len() < before;
+        let accepted = before - self.in_flight.len();
+        self.window = self.window.saturating_add(accepted);
         self.next = self.next.max(upto.next());
         match self.flow {
             // A heartbeat is accepted only if nothing is missing before it.
             Flow::Asking => self.flow = Flow::Streaming,
-            Flow::Probing { .. } if progress || self.in_flight.is_empty() => self.flow = Flow::Streaming,
+            Flow::Probing { .. } if accepted > 0 || self.in_flight.is_empty() => self.flow = Flow::Streaming,
             Flow::Probing { .. } | Flow::Streaming => {}
         }
     }
@@ -123,6 +130,7 @@ impl Peer {
             Flow::Probing { round: probed } if round <= probed && !self.in_flight.is_empty() => {}
             Flow::Asking | Flow::Probing { .. } | Flow::Streaming => {
                 self.in_flight.clear();
+                self.window = 1;
                 self.next = want;
                 self.flow = Flow::Probing { round };
             }
@@ -151,6 +159,33 @@ mod tests {
         peer.sent(Slot(5), 100, 8);
         peer.accepted(Slot(5));
         assert_eq!(peer.flow, Flow::Streaming);
+    }
+
+    #[test]
+    fn what_is_sent_after_a_refusal_grows_with_what_is_accepted() {
+        let mut peer = Peer::known(Slot(0), 0, Ticks(0));
+        let fill = |peer: &mut Peer| {
+            let from = peer.next;
+            while peer.may_send(usize::MAX) && peer.next < Slot(1_000) {
+                let end = peer.next;
+                peer.sent(end, 1, 7);
+            }
+            peer.next.0 - from.0
+        };
+        assert_eq!(fill(&mut peer), 999, "nothing was refused yet");
+        peer.wants(Slot(1), 7);
+        assert_eq!(fill(&mut peer), 1);
+        for (accepted, sent) in [(1, 2), (2, 2), (3, 2), (7, 8)] {
+            peer.accepted(Slot(accepted));
+            assert_eq!(fill(&mut peer), sent);
+        }
+        // Refusals that come late cost a message each, and all of them together what was under way before the first.
+        for _ in 0..10 {
+            peer.wants(Slot(2), 7);
+            assert_eq!(fill(&mut peer), 1);
+            peer.accepted(Slot(7));
+            assert_eq!(peer.next, Slot(8));
+        }
     }
 
     #[test]
