@@ -71,6 +71,7 @@ pub fn said(message: &Message) -> String {
         Message::Nack { ballot, promised: _, want, round: _ } => format!("Nack {ballot}, wants {want}"),
         // Its name is made of a seed, and tells readers nothing.
         Message::ReadIndex { read: _ } => "ReadIndex".to_owned(),
+        Message::ReadIndexAt { ballot, read: _ } => format!("ReadIndex at {ballot}"),
         Message::ReadIndexReply { ballot, read: _, index: Some(index) } => {
             format!("ReadIndexReply {index}, confirmed by {ballot}")
         }
@@ -93,6 +94,7 @@ pub fn round(message: &Message) -> Option<u64> {
         | Message::PromiseMore { .. }
         | Message::Nack { .. }
         | Message::ReadIndex { .. }
+        | Message::ReadIndexAt { .. }
         | Message::ReadIndexReply { .. }
         | Message::TimeoutNow { .. }
         | Message::Behind { .. }

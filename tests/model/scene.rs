@@ -94,6 +94,7 @@ impl Scene {
             | Message::PromiseMore { .. }
             | Message::Accepted { .. }
             | Message::ReadIndex { .. }
+            | Message::ReadIndexAt { .. }
             | Message::ReadIndexReply { .. }
             | Message::TimeoutNow { .. }
             | Message::Behind { .. }

@@ -393,7 +393,7 @@ impl World {
     /// Lets a message arrive; who received it.
     fn deliver(&mut self, scene: &Scene, envelope: &Arc<Envelope>) -> ReplicaId {
         let to = envelope.to;
-        if matches!(envelope.message, Message::ReadIndex { .. }) {
+        if matches!(envelope.message, Message::ReadIndex { .. } | Message::ReadIndexAt { .. }) {
             self.network.remove(&print(&**envelope));
         }
         let before = self.clone();
@@ -530,6 +530,7 @@ impl World {
             | Message::Accepted { .. }
             | Message::Nack { .. }
             | Message::ReadIndex { .. }
+            | Message::ReadIndexAt { .. }
             | Message::TimeoutNow { .. }
             | Message::Behind { .. }
             | Message::Superseded { .. } => {}

@@ -61,6 +61,7 @@ pub fn check<'a>(
         | Message::Accept { .. }
         | Message::Nack { .. }
         | Message::ReadIndex { .. }
+        | Message::ReadIndexAt { .. }
         | Message::ReadIndexReply { .. }
         | Message::TimeoutNow { .. }
         | Message::Behind { .. }

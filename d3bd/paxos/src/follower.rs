@@ -44,10 +44,11 @@ impl Follower {
     }
 
     /// Sends the next question, if it is time.
-    pub(crate) fn ready<S>(&mut self, core: &mut Core<S>) {
+    pub(crate) fn ready<S: Storage>(&mut self, core: &mut Core<S>) {
         let Some(leader) = self.leader else { return };
         if let Some(read) = self.reads.begin(core.settings.seed, core.now.ticks) {
-            core.send(leader, Message::ReadIndex { read });
+            let ballot = core.acceptor.promised();
+            core.send(leader, Message::ReadIndexAt { ballot, read });
         }
     }
 

@@ -251,15 +251,29 @@ impl Leader {
 
     fn confirm_reads<S: Storage>(&mut self, core: &mut Core<S>, round: u64) {
         let Some((index, askers)) = self.reads.confirm(round) else { return };
-        let ballot = self.ballot;
         for asker in askers {
-            match asker {
-                Asker::Own(id) => core.outbox.reads.push(ConfirmedRead { id, index }),
-                Asker::Peer(to, read) => {
-                    core.send(to, Message::ReadIndexReply { ballot, read, index: Some(index) });
-                }
+            self.answer(core, asker, index);
+        }
+    }
+
+    fn answer<S>(&self, core: &mut Core<S>, asker: Asker, index: Slot) {
+        match asker {
+            Asker::Own(id) => core.outbox.reads.push(ConfirmedRead { id, index }),
+            Asker::Peer(to, read) => {
+                core.send(to, Message::ReadIndexReply { ballot: self.ballot, read, index: Some(index) });
             }
         }
+    }
+
+    /// Whether a follower's question, asked when it had promised so much, confirms itself: it was asked after the reads
+    /// that it is asked for, and together with this leader that follower is a majority, without which nothing can have
+    /// been chosen at a higher ballot before.
+    fn is_confirmed_by<S: Storage>(&self, core: &Core<S>, from: ReplicaId, promised: Ballot) -> bool {
+        let two_suffice = core.majority() <= 2 || core.acceptor.mutation.breaks(Planted::QuestionConfirmsAlone);
+        two_suffice
+            && promised == self.ballot
+            && self.barrier_chosen()
+            && self.peers.get(&from).is_some_and(|peer| peer.votes)
     }
 
     /// A read of this replica's driver or a question of a follower.
@@ -526,10 +540,17 @@ impl<S: Storage> Replica<S> {
         }
     }
 
-    /// Asked for an index by a follower.
-    pub(crate) fn on_read_index(&mut self, from: ReplicaId, read: ReadId) {
+    /// Asked for an index by a follower, which had promised so much when it asked, if it said so.
+    pub(crate) fn on_read_index(&mut self, from: ReplicaId, read: ReadId, promised: Option<Ballot>) {
         match &mut self.state {
-            State::Leader(leader) => leader.read(Asker::Peer(from, read)),
+            State::Leader(leader) => {
+                let asker = Asker::Peer(from, read);
+                if promised.is_some_and(|promised| leader.is_confirmed_by(&self.core, from, promised)) {
+                    leader.answer(&mut self.core, asker, leader.chosen);
+                } else {
+                    leader.read(asker);
+                }
+            }
             State::Follower(_) | State::PreCandidate(_) | State::Candidate(_) => {
                 let ballot = self.core.acceptor.promised();
                 self.core.send(from, Message::ReadIndexReply { ballot, read, index: None });

@@ -67,7 +67,9 @@
 //! *Reads are linearizable.* What was answered before a read was asked was chosen at a ballot at or below that of the
 //! leader that confirms it, and so stands at or below the index: a higher ballot needs the promise of a member of every
 //! majority, and such a member does not acknowledge the older ballot's round any more. Acknowledgements of rounds that
-//! began before the read confirm nothing. A question's name is never used by two processes.
+//! began before the read confirm nothing. A question's name is never used by two processes. A follower's question tells
+//! what it had promised when it asked: where that is the leader's ballot, it is an acknowledgement given after the reads
+//! began, and where two are a majority no other is needed.
 //!
 //! *A lost disk never votes.* The configuration names every member's disk. A replica that finds itself on another one
 //! has forgotten promises, and stays silent for good (`formation.rs`).

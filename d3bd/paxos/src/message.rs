@@ -145,6 +145,14 @@ pub enum Message {
         /// The sender's.
         configuration: Box<Configuration>,
     },
+    /// As [`Message::ReadIndex`], and acknowledges the leader's ballot besides: where the two of them are a majority, the
+    /// leader answers at once.
+    ReadIndexAt {
+        /// What the sender had promised when it asked.
+        ballot: Ballot,
+        /// As in [`Message::ReadIndex`].
+        read: ReadId,
+    },
 }
 
 /// How a message stands to the configurations of its sender and its receiver.
@@ -168,6 +176,7 @@ impl Message {
             | Message::PromiseMore { .. }
             | Message::Accepted { .. }
             | Message::ReadIndex { .. }
+            | Message::ReadIndexAt { .. }
             | Message::ReadIndexReply { .. }
             | Message::TimeoutNow { .. }
             | Message::Behind { .. }
@@ -183,6 +192,7 @@ impl Message {
             | Message::PromiseMore { .. }
             | Message::Accept { .. }
             | Message::ReadIndex { .. }
+            | Message::ReadIndexAt { .. }
             | Message::TimeoutNow { .. }
             | Message::Behind { .. } => Standing::Question,
             Message::PreVoteReply { .. }
@@ -226,7 +236,7 @@ impl Message {
             Message::Nack { ballot: of, promised, want, .. } => ballot(of) && ballot(promised) && slot(want),
             Message::ReadIndex { .. } => true,
             Message::ReadIndexReply { ballot: of, index, .. } => ballot(of) && index.as_ref().is_none_or(slot),
-            Message::TimeoutNow { ballot: of } => ballot(of),
+            Message::ReadIndexAt { ballot: of, .. } | Message::TimeoutNow { ballot: of } => ballot(of),
             Message::Behind { ballot: of, base } => ballot(of) && slot(base),
             Message::Superseded { configuration } => configuration.is_sane() && slot(&configuration.slot),
         }

@@ -16,6 +16,8 @@ pub enum Planted {
     ReadBeforeBarrier,
     /// Reads are answered without asking a majority whether this replica still leads.
     ReadWithoutRound,
+    /// A follower's question confirms itself also where more than two are a majority.
+    QuestionConfirmsAlone,
     /// After a restart the own promised ballot is campaigned with once more.
     BallotReusedAfterRestart,
     /// Entries are applied that are held only at an older ballot.
@@ -38,13 +40,14 @@ impl Planted {
     pub const OF_CHANGES: [Planted; 2] = [Planted::ConfigurationAdoptedUnchosen, Planted::ProposalsBehindConfiguration];
 
     /// Every planted bug.
-    pub const ALL: [Planted; 13] = [
+    pub const ALL: [Planted; 14] = [
         Planted::NoPromiseCheck,
         Planted::LoseAcknowledgedEntryAtCrash,
         Planted::AnyValueInPhaseOne,
         Planted::CommitAcrossBallots,
         Planted::ReadBeforeBarrier,
         Planted::ReadWithoutRound,
+        Planted::QuestionConfirmsAlone,
         Planted::BallotReusedAfterRestart,
         Planted::ApplyBeyondDurableUpto,
         Planted::CommitBelievedAsHeard,

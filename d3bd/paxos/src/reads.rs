@@ -4,7 +4,8 @@
 //!
 //! One round is under way at a time, and what is asked meanwhile joins the next one, so that any number of reads costs
 //! one message per round trip to each of a majority: those that answered the last heartbeat first (`leader.rs`). The next
-//! heartbeat asks everybody again. A follower asks in the same rhythm.
+//! heartbeat asks everybody again. A follower asks in the same rhythm; in a cluster where two are a majority its question,
+//! which carries the ballot, is itself the acknowledgement that is needed, and is answered without a round.
 
 use d3b::{ReplicaId, Slot};
 

@@ -254,7 +254,8 @@ impl<S: Storage> Replica<S> {
                 self.core.see(promised);
                 return self.on_nack(from, ballot, promised, want, round);
             }
-            Message::ReadIndex { read } => self.on_read_index(from, read),
+            Message::ReadIndex { read } => self.on_read_index(from, read, None),
+            Message::ReadIndexAt { ballot, read } => self.on_read_index(from, read, Some(ballot)),
             Message::ReadIndexReply { ballot: _, read, index } => {
                 if let State::Follower(follower) = &mut self.state {
                     follower.on_read_index_reply(&mut self.core, from, read, index);
@@ -287,6 +288,7 @@ impl<S: Storage> Replica<S> {
             | Message::Accepted { .. }
             | Message::Nack { .. }
             | Message::ReadIndex { .. }
+            | Message::ReadIndexAt { .. }
             | Message::ReadIndexReply { .. }
             | Message::Superseded { .. } => true,
         };

@@ -16,7 +16,7 @@ use super::frame::{self, FrameError, HANDSHAKE_MAX};
 /// How long the side that is connected to waits for the whole handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What every connection begins with, by the version of the protocol.
-const MAGICS: [(u8, [u8; 4]); 2] = [(1, *b"d3bp"), (2, *b"d3b2")];
+const MAGICS: [(u8, [u8; 4]); 3] = [(1, *b"d3bp"), (2, *b"d3b2"), (3, *b"d3b3")];
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
 //! What replicas say to each other, beyond the protocol of consensus.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use d3b::{DatabaseId, Digest, ReplicaId, Slot};
 use d3b_paxos::formation::FormationMessage;
@@ -105,6 +107,18 @@ pub enum PeerMessage {
 }
 
 impl PeerMessage {
+    /// The message in words of a version of the protocol, if it can be said in it.
+    pub(super) fn in_words_of(&self, version: u8) -> Option<Cow<'_, PeerMessage>> {
+        if self.version() <= version {
+            return Some(Cow::Borrowed(self));
+        }
+        let PeerMessage::Paxos(envelope) = self else { return None };
+        let Message::ReadIndexAt { read, .. } = envelope.message else { return None };
+        let Envelope { cluster, epoch, from, to, .. } = *envelope;
+        let envelope = Envelope { cluster, epoch, from, to, message: Message::ReadIndex { read } };
+        Some(Cow::Owned(PeerMessage::Paxos(envelope)))
+    }
+
     /// The first version of the protocol that can say it; whoever speaks an older one is not told.
     pub(super) fn version(&self) -> u8 {
         match self {
@@ -117,6 +131,7 @@ impl PeerMessage {
             | PeerMessage::Gossip { .. }
             | PeerMessage::BlobUnderWay { .. } => 1,
             PeerMessage::Paxos(envelope) => match envelope.message {
+                Message::ReadIndexAt { .. } => 3,
                 Message::Behind { .. } | Message::Superseded { .. } => 2,
                 // No configuration is proposed before every member is known to be of the second version.
                 Message::PreVote { .. }
@@ -200,4 +215,29 @@ pub enum ForwardResult {
     },
     /// The leader's queue is full; it was not proposed.
     Overloaded,
+}
+
+#[cfg(test)]
+mod tests {
+    use d3b::ClusterId;
+    use d3b_paxos::types::{Ballot, Epoch, ReadId};
+
+    use super::*;
+
+    #[test]
+    fn older_versions_are_told_what_they_know_and_no_more() {
+        let paxos = |message| {
+            let (cluster, epoch) = (ClusterId([7; 16]), Epoch(3));
+            PeerMessage::Paxos(Envelope { cluster, epoch, from: ReplicaId(2), to: ReplicaId(1), message })
+        };
+        let (ballot, read) = (Ballot { round: 4, replica: ReplicaId(1) }, ReadId(9));
+        let question = paxos(Message::ReadIndexAt { ballot, read });
+        assert_eq!(question.in_words_of(3).as_deref(), Some(&question));
+        for old in [1, 2] {
+            assert_eq!(question.in_words_of(old).as_deref(), Some(&paxos(Message::ReadIndex { read })));
+        }
+        let behind = paxos(Message::Behind { ballot, base: Slot(5) });
+        assert_eq!(behind.in_words_of(2).as_deref(), Some(&behind));
+        assert_eq!(behind.in_words_of(1), None);
+    }
 }

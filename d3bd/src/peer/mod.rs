@@ -28,8 +28,9 @@ use complaints::{Complaints, Who};
 use handshake::{HandshakeError, Myself, Peer, Purpose};
 pub use message::{ForwardResult, MemberFailure, MemberRequest, PeerMessage};
 
-/// The version of the protocol between replicas: the first one knew neither changes of the configuration nor snapshots.
-const VERSION: u8 = 2;
+/// The version of the protocol between replicas: the first one knew neither changes of the configuration nor snapshots, the
+/// second one no questions for reads that confirm themselves.
+const VERSION: u8 = 3;
 const FIRST_VERSION: u8 = 1;
 /// How many bytes may wait for a peer; what comes on top is lost.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -238,12 +239,11 @@ impl Peers {
     /// [`Peers::flush`], together with all that was sent before.
     pub fn send(&self, to: ReplicaId, message: &PeerMessage) {
         let Some(outgoing) = self.shared.link(to) else { return };
-        if message.version() > outgoing.version.load(Ordering::Relaxed) {
-            return;
-        }
+        let version = outgoing.version.load(Ordering::Relaxed);
+        let Some(message) = message.in_words_of(version) else { return };
         let mut line = outgoing.line();
         let before = line.frames.len();
-        frame::encode_to(&mut line.frames, message);
+        frame::encode_to(&mut line.frames, &*message);
         let length = line.frames.len() - before;
         let waiting = outgoing.bytes.load(Ordering::Relaxed) + before;
         if length > frame::BODY_MAX || waiting + length > QUEUE_BYTES_MAX {
@@ -280,6 +280,11 @@ impl Peers {
     }
 }
 
+/// The version to speak next with a peer that has refused this one.
+fn version_to_try_after(refused: u8) -> u8 {
+    if refused == FIRST_VERSION { VERSION } else { refused - 1 }
+}
+
 impl Shared {
     fn myself(&self) -> Myself {
         Myself {
@@ -309,9 +314,8 @@ impl Shared {
         let version = link.version.load(Ordering::Relaxed);
         let met = handshake::connect(&mut stream, &self.myself(), version, purpose, to, silence * 2).await;
         if let Err(HandshakeError::Refused(_)) = &met {
-            // It may be of the other version; the next attempt shows.
-            let other = if version == VERSION { FIRST_VERSION } else { VERSION };
-            link.version.store(other, Ordering::Relaxed);
+            // It may be of another version; the next attempts show.
+            link.version.store(version_to_try_after(version), Ordering::Relaxed);
         }
         let peer = met?;
         if purpose == Purpose::Http {
@@ -566,6 +570,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_version_is_tried_in_turn() {
+        let versions: Vec<u8> = std::iter::successors(Some(VERSION), |version| Some(version_to_try_after(*version)))
+            .take(1 + usize::from(VERSION))
+            .collect();
+        assert_eq!(versions, [3, 2, 1, 3]);
     }
 
     #[test]

@@ -506,6 +506,7 @@ fn votes_nothing(envelope: &d3b_paxos::message::Envelope) -> bool {
         | Message::Accept { .. }
         | Message::Nack { .. }
         | Message::ReadIndex { .. }
+        | Message::ReadIndexAt { .. }
         | Message::ReadIndexReply { .. }
         | Message::TimeoutNow { .. }
         | Message::Behind { .. }

@@ -364,6 +364,43 @@ fn a_deposed_leader_answers_no_read() {
     assert!(ready.send_now.iter().any(refusal));
 }
 
+/// The indexes that a message of a follower's is answered with.
+fn answered(one: &mut One, from: u32, question: Message) -> Vec<Option<Slot>> {
+    one.hear(from, question);
+    let said = one.says();
+    let index = |(to, message): (u32, Message)| match message {
+        Message::ReadIndexReply { read: ReadId(77), index, .. } if to == from => Some(index),
+        _ => None,
+    };
+    said.into_iter().filter_map(index).collect()
+}
+
+#[test]
+fn a_question_at_the_leaders_ballot_confirms_itself_where_two_are_a_majority() {
+    let mut one = One::new(3);
+    let own = one.lead_with_barrier();
+    let question = |ballot| Message::ReadIndexAt { ballot, read: ReadId(77) };
+    assert_eq!(answered(&mut one, 3, question(own)), [Some(Slot(1))]);
+    one.read(1);
+    one.says();
+    assert_eq!(answered(&mut one, 3, question(own)), [Some(Slot(1))]);
+    assert_eq!(one.ready().reads, [], "what was asked of the leader itself needs a round of its own");
+    for other in [ballot(own.round - 1, 1), ballot(own.round + 1, 2)] {
+        assert_eq!(answered(&mut one, 3, question(other)), [], "its sender follows another ballot");
+    }
+    assert_eq!(answered(&mut one, 3, Message::ReadIndex { read: ReadId(77) }), []);
+    let (mut one, own) = led_with_quick_voters();
+    assert_eq!(answered(&mut one, 3, question(own)), [], "two of five are no majority");
+}
+
+#[test]
+fn no_question_confirms_itself_before_the_barrier() {
+    // FAULTS 3.
+    let mut one = One::new(3);
+    let own = one.lead();
+    assert_eq!(answered(&mut one, 3, Message::ReadIndexAt { ballot: own, read: ReadId(77) }), []);
+}
+
 #[test]
 fn a_followers_reads_share_a_question() {
     // FAULTS 5.
@@ -378,7 +415,7 @@ fn a_followers_reads_share_a_question() {
     let questions: Vec<_> = said
         .iter()
         .filter_map(|(to, message)| match message {
-            Message::ReadIndex { read } => Some((*to, *read)),
+            Message::ReadIndexAt { ballot: at, read } if *at == ballot => Some((*to, *read)),
             _ => None,
         })
         .collect();

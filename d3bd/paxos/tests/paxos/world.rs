@@ -586,6 +586,7 @@ impl World {
             | Message::Accept { .. }
             | Message::Nack { .. }
             | Message::ReadIndex { .. }
+            | Message::ReadIndexAt { .. }
             | Message::ReadIndexReply { .. }
             | Message::TimeoutNow { .. }
             | Message::Behind { .. }
