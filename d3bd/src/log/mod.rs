@@ -3,7 +3,7 @@
 //! `DATA/log.sqlite3` is a SQLite database in WAL mode with `synchronous=FULL`: storage whose crash behaviour is
 //! tested better than ours could be, and that anyone can look into. One thread writes it, one transaction for each
 //! batch that the core hands out; what arrives meanwhile is the core's next batch. Another thread moves the WAL into
-//! the database, off the commit path.
+//! the database, off the commit path, so that it begins anew and is written where it has been written before.
 //!
 //! What was written is proved by a [`Durable`], which only this module makes, and which sending a message that depends
 //! on the write requires.
@@ -11,6 +11,7 @@
 mod check;
 mod directory;
 mod extent;
+mod preallocate;
 mod reader;
 mod recovery;
 mod store;

@@ -6,6 +6,7 @@
 //! the ballot at which it was accepted, the entry's bytes (a version byte, then postcard), and a checksum over all of
 //! it and the disk id, so that a row of another slot or another disk is as wrong as a flipped bit.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use d3b::{DiskId, ReplicaId, Slot};
@@ -15,7 +16,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, params}
 use xxhash_rust::xxh3::Xxh3;
 
 use super::extent::{ROW_BYTES, Size};
-use super::{LogError, sqlite};
+use super::{LogError, preallocate, sqlite};
 
 /// The log's file in the data directory.
 pub(super) const FILE: &str = "log.sqlite3";
@@ -84,6 +85,21 @@ impl Store {
     /// Where the database is.
     pub(super) fn path(&self) -> std::path::PathBuf {
         self.connection.path().map(Into::into).unwrap_or_default()
+    }
+
+    /// Makes room for so many bytes of the WAL, where the disk has plenty.
+    pub(super) fn lay_out_wal(&self, bytes: u64) -> Result<(), LogError> {
+        let mut path = self.path().into_os_string();
+        path.push("-wal");
+        match preallocate::lay_out(Path::new(&path), bytes) {
+            // It grows as it is written then.
+            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Ok(()),
+            laid_out => laid_out.map_err(|error| LogError::Io {
+                path: path.into(),
+                doing: "making room for its WAL",
+                message: error.to_string(),
+            }),
+        }
     }
 
     /// The last slot that is held; 0 where there is none.

@@ -22,7 +22,11 @@ use super::{Durable, LogError, OnDurable, sqlite};
 /// How often the WAL is looked at.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
 /// A WAL of so many bytes is moved into the database.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
+const CHECKPOINT_BYTES: u64 = 12 << 20;
+/// The WAL has so many bytes from the start: those, and what is written while they are moved.
+const WAL_BYTES: u64 = 16 << 20;
+/// A page in the WAL.
+const FRAME_BYTES: u64 = 24 + 4096;
 /// How many records are removed between two batches, and how many bytes of them.
 const CUT_RECORDS: u32 = 1_000;
 const CUT_BYTES: u64 = 1 << 20;
@@ -75,6 +79,7 @@ impl Log {
         let (stop, stopped) = sync_channel::<()>(0);
         let wal = Arc::new(Wal::default());
         let path = store.path();
+        store.lay_out_wal(WAL_BYTES)?;
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| LogError::Io {
                 path: path.clone(),
@@ -180,10 +185,12 @@ impl Writer {
             Request::Persist(batch) => {
                 let id = batch.id;
                 let bytes: usize = batch.records.iter().map(|record| record.entry.size()).sum();
+                // The page that its records end on goes along each time, as does now and then one that leads to it.
+                let frames = bytes as u64 / 4096 + 2;
                 self.store.persist(&batch)?;
                 self.cache.add(batch.records);
                 on_durable(Ok(Durable { id }));
-                self.wal.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+                self.wal.bytes.fetch_add(frames * FRAME_BYTES, Ordering::Relaxed);
                 self.finish_checkpoint()
             }
             Request::Configuration(configuration, then) => {
