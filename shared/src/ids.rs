@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -68,10 +69,15 @@ impl FromStr for ReplicaId {
     }
 }
 
-/// Writes bytes as lower-case hexadecimal digits.
+/// Writes bytes as lower-case hexadecimal digits: many at once, for ids name files, and are written with every write.
 fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    for byte in bytes {
-        write!(f, "{byte:02x}")?;
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for piece in bytes.chunks(32) {
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(piece) {
+            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+        f.write_str(std::str::from_utf8(&text[..2 * piece.len()]).expect("hexadecimal digits are ASCII"))?;
     }
     Ok(())
 }
@@ -164,7 +170,8 @@ impl DatabaseId {
     /// The id of the catalogue, which exists from the start in every cluster.
     #[must_use]
     pub fn catalogue() -> DatabaseId {
-        DatabaseId::derive(&DatabaseName::catalogue(), "")
+        static CATALOGUE: LazyLock<DatabaseId> = LazyLock::new(|| DatabaseId::derive(&DatabaseName::catalogue(), ""));
+        *CATALOGUE
     }
 
     /// SHA-256 over a domain tag, the name, and what makes the creating request unique (its idempotency key, or the

@@ -137,8 +137,8 @@ impl Engine {
         if !run.lanes.contains_key(&id) && run.lanes.len() >= self.databases.connections_max() {
             self.commit(run)?;
         }
-        let path = database::path(self.databases.directory(), id);
-        run.lanes.entry(id).or_insert_with(|| Lane::new(id, path)).push(item);
+        let directory = self.databases.directory();
+        run.lanes.entry(id).or_insert_with(|| Lane::new(id, database::path(directory, id))).push(item);
         Ok(None)
     }
 
