@@ -34,6 +34,8 @@ const CHECKPOINT_SLOTS: (u64, u64) = (10_000, 100_000);
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(2);
 /// How soon it is looked whether what is done ahead of a checkpoint is done, where nothing else happens.
 const AHEAD_LOOK: Duration = Duration::from_millis(20);
+/// Databases that nothing was applied to for so long, and less than twice that, are closed.
+const UNUSED_MAX: Duration = Duration::from_secs(60);
 /// How often the blob store is swept even if nothing was deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 /// How long to wait before a blob that no peer could give is asked for again.
@@ -111,6 +113,8 @@ struct Upkeep {
     /// Whether something is or was done ahead of the next checkpoint.
     ahead: bool,
     durable: Slot,
+    /// When unused databases were last closed.
+    closed: Instant,
     swept: Instant,
     /// No sweep before this: one may look into thousands of databases, and entries wait meanwhile.
     sweep_after: Instant,
@@ -131,6 +135,7 @@ impl Applier {
             checkpointed: now,
             ahead: false,
             durable,
+            closed: now,
             swept: now,
             sweep_after: now,
             images,
@@ -245,6 +250,10 @@ impl Applier {
         }
         self.look_for_files()?;
         self.checkpoint_by_and_by(upkeep)?;
+        if upkeep.closed.elapsed() >= UNUSED_MAX {
+            upkeep.closed = Instant::now();
+            self.engine.close_unused();
+        }
         if let Err(error) = self.offer.expire(Instant::now()) {
             tracing::warn!(%error, "a snapshot that nobody fetches cannot be dropped");
         }

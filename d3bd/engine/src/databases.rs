@@ -92,6 +92,8 @@ pub(crate) struct Databases {
     open: HashMap<DatabaseId, (u64, Database)>,
     /// Counts what was asked for.
     uses: u64,
+    /// How much that was when unused ones were last closed.
+    uses_before: u64,
     /// Written since the last checkpoint, open or not.
     dirty: BTreeSet<DatabaseId>,
     /// Not served here, and why.
@@ -106,6 +108,7 @@ impl Databases {
             connections_max: connections_max.max(1),
             open: HashMap::new(),
             uses: 0,
+            uses_before: 0,
             dirty: BTreeSet::new(),
             fenced: fenced.into_iter().collect(),
         }
@@ -141,6 +144,14 @@ impl Databases {
         let mut idle: Vec<(u64, DatabaseId)> = self.idle().collect();
         idle.sort_unstable();
         idle.into_iter().take(surplus).filter_map(|(_, id)| self.take(id)).collect()
+    }
+
+    /// Closes those that nobody has asked for since the last time, and that are durable.
+    pub fn close_unused(&mut self) {
+        let before = std::mem::replace(&mut self.uses_before, self.uses);
+        let unused = self.idle().filter(|(used, id)| *used <= before && !self.dirty.contains(id));
+        let unused: Vec<DatabaseId> = unused.map(|(_, id)| id).collect();
+        unused.into_iter().for_each(|id| self.close(id));
     }
 
     /// Those without an open transaction, and when each was last asked for.

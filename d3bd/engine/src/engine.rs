@@ -334,6 +334,13 @@ impl Engine {
         self.ahead.work(self.applied, self.databases.dirty())
     }
 
+    /// Closes the databases that nothing was applied to since the last time, and connections for reads that were idle for some
+    /// time: what is not in use takes neither files nor memory. Whatever comes next opens them again.
+    pub fn close_unused(&mut self) {
+        self.databases.close_unused();
+        self.readers.close_stale();
+    }
+
     /// Whether nothing of that is under way.
     #[must_use]
     pub fn is_ahead_over(&self) -> bool {

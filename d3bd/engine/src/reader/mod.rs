@@ -100,6 +100,11 @@ impl Readers {
         self.pool.publish(slot);
     }
 
+    /// Closes connections that were idle for some time.
+    pub(crate) fn close_stale(&self) {
+        self.pool.close_stale();
+    }
+
     /// The catalogue has changed, up to a slot that is yet to be published.
     pub(crate) fn forget_names(&self) {
         self.pool.known.forget_names();

@@ -182,6 +182,11 @@ impl Pool {
         self.freed.notify_all();
     }
 
+    /// Closes what was idle for too long, for want of a read that would.
+    pub fn close_stale(&self) {
+        self.lock().close_stale(Instant::now());
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -339,6 +339,39 @@ fn the_log_of_a_database_that_is_not_open_is_emptied_ahead_of_a_checkpoint() {
 }
 
 #[test]
+fn databases_that_are_not_used_take_no_files() {
+    let mut lab = Lab::new();
+    for database in ["busy", "idle"] {
+        lab.append(create(database));
+        lab.append(sql(database, &["CREATE TABLE t(x)", "INSERT INTO t VALUES(1)"]));
+    }
+    let applied = lab.catch_up(100);
+    let open_files = |lab: &Lab, applied: &Applied| {
+        let path = crate::database::path(&lab.databases(), applied.database.unwrap());
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let files =
+            std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| entry.unwrap().path().read_link().ok());
+        files.filter(|file| file.parent() == path.parent() && file.to_string_lossy().contains(&name)).count()
+    };
+    let (busy, idle) = (&applied[1], &applied[3]);
+    lab.engine().close_unused();
+    lab.engine().close_unused();
+    assert!(open_files(&lab, idle) > 0, "what is not durable yet stays open");
+    lab.engine().checkpoint().unwrap();
+    lab.append(sql("busy", &["INSERT INTO t VALUES(2)"]));
+    lab.catch_up(1);
+    lab.engine().checkpoint().unwrap();
+    lab.engine().close_unused();
+    assert!(open_files(&lab, busy) > 0);
+    assert_eq!(open_files(&lab, idle), 0);
+    lab.append(sql("idle", &["INSERT INTO t VALUES(2)"]));
+    lab.catch_up(1);
+    for database in ["busy", "idle"] {
+        assert_eq!(lab.value(database, "SELECT count(*) FROM t"), Value::Integer(2));
+    }
+}
+
+#[test]
 fn many_databases_with_few_connections() {
     let mut lab = Lab::with_options(Options { connections_max: 3, ..Options::default() });
     for database in 0..8 {
