@@ -67,6 +67,12 @@ impl Room {
         self.check(bytes.saturating_add(self.reserve()))
     }
 
+    /// Whether a file of so many bytes, beside others like it, matters little: also where the disk is filled until nothing
+    /// is let in any more.
+    pub(crate) fn is_ample_for(self, bytes: u64) -> bool {
+        self.reserve() / 2 >= bytes && self.for_file(bytes.saturating_mul(8)).is_ok()
+    }
+
     /// # Errors
     /// `StorageFull` if a command of so many bytes should not be proposed.
     pub(crate) fn for_command(self, bytes: u64) -> io::Result<()> {

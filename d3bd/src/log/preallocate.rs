@@ -3,7 +3,7 @@
 //! twice where the blocks are there and hold something already.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -11,24 +11,27 @@ use crate::disk::Room;
 
 /// What is written at once.
 const PIECE: usize = 1 << 20;
-/// So many times what is laid out has to be free on the disk.
-const SPARE: u64 = 8;
 
-/// Makes a file at least so long, with zeros at its end that are on the disk, unless that would take much of what the disk
-/// has left. SQLite reads a WAL up to the first frame that was not written behind the one before it, which zeros are not.
-/// Nobody may write to the file meanwhile.
+/// Makes a file at least so long, with zeros at its end that are on the disk; false, and the file is as long as it was,
+/// where that would take much of what the disk has. SQLite reads a WAL up to the first frame that was not written behind the
+/// one before it, which zeros are not. Nobody may write to the file meanwhile.
 ///
 /// # Errors
-/// What the file system says; the file is then as long as it was. It may be used all the same, unless an fsync failed.
-pub(super) fn lay_out(path: &Path, bytes: u64) -> io::Result<()> {
+/// What the file system says. After that nobody knows what of the file is on the disk.
+pub(super) fn lay_out(path: &Path, bytes: u64) -> io::Result<bool> {
+    if !Room::of(path)?.is_ample_for(bytes) {
+        return Ok(false);
+    }
     let file = OpenOptions::new().write(true).open(path)?;
     let length = file.metadata()?.len();
-    let missing = bytes.saturating_sub(length);
-    if missing == 0 || Room::of(path)?.for_file(missing.saturating_mul(SPARE)).is_err() {
-        return Ok(());
+    match fill(&file, length, bytes) {
+        Ok(()) => file.sync_all().map(|()| true),
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            file.set_len(length)?;
+            file.sync_all().map(|()| false)
+        }
+        Err(error) => Err(error),
     }
-    fill(&file, length, bytes).inspect_err(|_| drop(file.set_len(length)))?;
-    file.sync_all()
 }
 
 fn fill(file: &File, from: u64, to: u64) -> io::Result<()> {

@@ -6,8 +6,7 @@
 //! the ballot at which it was accepted, the entry's bytes (a version byte, then postcard), and a checksum over all of
 //! it and the disk id, so that a row of another slot or another disk is as wrong as a flipped bit.
 
-use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use d3b::{DiskId, ReplicaId, Slot};
 use d3b_paxos::PersistBatch;
@@ -48,6 +47,7 @@ pub(super) struct Adopted {
 /// The connection that writes.
 #[derive(Debug)]
 pub(super) struct Store {
+    path: PathBuf,
     connection: Connection,
     disk: DiskId,
 }
@@ -63,13 +63,14 @@ impl Store {
         if fresh {
             format(directory, replica, fresh_disk)?;
         }
-        let connection = Connection::open_with_flags(directory.join(FILE), OpenFlags::SQLITE_OPEN_READ_WRITE)
-            .map_err(sqlite("opening it"))?;
+        let path = directory.join(FILE);
+        let connection =
+            Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sqlite("opening it"))?;
         check_version(directory, &connection)?;
         check_replica(directory, &connection, replica)?;
         set_up(&connection)?;
         let disk = read_identity(&connection)?.disk;
-        Ok(Store { connection, disk })
+        Ok(Store { path, connection, disk })
     }
 
     /// What `meta` says.
@@ -83,23 +84,19 @@ impl Store {
     }
 
     /// Where the database is.
-    pub(super) fn path(&self) -> std::path::PathBuf {
-        self.connection.path().map(Into::into).unwrap_or_default()
+    pub(super) fn path(&self) -> PathBuf {
+        self.path.clone()
     }
 
-    /// Makes room for so many bytes of the WAL, where the disk has plenty.
-    pub(super) fn lay_out_wal(&self, bytes: u64) -> Result<(), LogError> {
-        let mut path = self.path().into_os_string();
+    /// Makes room for so many bytes of the WAL; whether the disk has plenty for that.
+    pub(super) fn lay_out_wal(&self, bytes: u64) -> Result<bool, LogError> {
+        let mut path = self.path.clone().into_os_string();
         path.push("-wal");
-        match preallocate::lay_out(Path::new(&path), bytes) {
-            // It grows as it is written then.
-            Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => Ok(()),
-            laid_out => laid_out.map_err(|error| LogError::Io {
-                path: path.into(),
-                doing: "making room for its WAL",
-                message: error.to_string(),
-            }),
-        }
+        preallocate::lay_out(Path::new(&path), bytes).map_err(|error| LogError::Io {
+            path: path.into(),
+            doing: "making room for its WAL",
+            message: error.to_string(),
+        })
     }
 
     /// The last slot that is held; 0 where there is none.

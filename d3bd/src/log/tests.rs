@@ -187,20 +187,31 @@ fn the_wal_stays_bounded_under_load() {
 fn small_batches_are_written_into_room_that_is_there() {
     let directory = tempfile::tempdir().unwrap();
     let (opened, durable) = open_at(directory.path());
-    let wal = directory.path().join("log.sqlite3-wal");
-    let length = || std::fs::metadata(&wal).unwrap().len();
-    let begun = length();
-    // Each writes at least a page, so the WAL begins anew now and then.
-    for slot in 1..=begun / 4096 + 1_000 {
-        write(&opened, &durable, batch(slot, None, vec![record(slot, 1, 100)]));
-        assert_eq!(length(), begun, "at slot {slot}");
+    let length = |file: &str| std::fs::metadata(directory.path().join(file)).unwrap().len();
+    let begun = length("log.sqlite3-wal");
+    if begun == 0 {
+        println!("skipped: room for the WAL: needs a disk with plenty of it");
+        return;
     }
-    let last = Slot(begun / 4096 + 1_000);
+    // Each writes a page at least. Two thirds of the WAL are full when the bulk of it is moved into the database, and the
+    // writer moves the rest then.
+    let pages = begun / 4096;
+    let write_some = |slots: std::ops::RangeInclusive<u64>| {
+        slots.for_each(|slot| write(&opened, &durable, batch(slot, None, vec![record(slot, 1, 100)])));
+    };
+    write_some(1..=pages * 2 / 3);
+    let began = std::time::Instant::now();
+    while length("log.sqlite3") < pages / 3 * 100 {
+        assert!(began.elapsed().as_secs() < 60, "nothing is moved into the database");
+        std::thread::yield_now();
+    }
+    let last = pages * 4 / 3;
+    write_some(pages * 2 / 3 + 1..=last);
+    assert_eq!(length("log.sqlite3-wal"), begun);
     // A crash leaves frames of this round behind, some of an older one, and zeros.
     let copied = copy(directory.path());
     let (reopened, _) = open_at(copied.path());
-    assert_eq!(reopened.last, last);
-    drop(opened);
+    assert_eq!(reopened.last, Slot(last));
 }
 
 #[test]

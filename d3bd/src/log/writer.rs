@@ -21,9 +21,9 @@ use super::{Durable, LogError, OnDurable, sqlite};
 
 /// How often the WAL is looked at.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
-/// A WAL of so many bytes is moved into the database.
-const CHECKPOINT_BYTES: u64 = 12 << 20;
-/// The WAL has so many bytes from the start: those, and what is written while they are moved.
+/// A WAL of so many bytes is moved into the database: one that has room for them from the start, or another one.
+const CHECKPOINT_BYTES: (u64, u64) = (12 << 20, 4 << 20);
+/// What a WAL has room for from the start: those, and what is written while they are moved.
 const WAL_BYTES: u64 = 16 << 20;
 /// A page in the WAL.
 const FRAME_BYTES: u64 = 24 + 4096;
@@ -79,7 +79,9 @@ impl Log {
         let (stop, stopped) = sync_channel::<()>(0);
         let wal = Arc::new(Wal::default());
         let path = store.path();
-        store.lay_out_wal(WAL_BYTES)?;
+        // What a crash has left is moved, and on the disk, before anything is written; the next batch begins the WAL anew.
+        store.finish_checkpoint()?;
+        let bytes_max = if store.lay_out_wal(WAL_BYTES)? { CHECKPOINT_BYTES.0 } else { CHECKPOINT_BYTES.1 };
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|error| LogError::Io {
                 path: path.clone(),
@@ -88,7 +90,8 @@ impl Log {
             })
         };
         let (checkpointed, shared) = (path.clone(), Arc::clone(&wal));
-        let checkpointer = spawn("d3bd-wal", Box::new(move || checkpoint(&checkpointed, &shared, &stopped)))?;
+        let checkpointer =
+            spawn("d3bd-wal", Box::new(move || checkpoint(&checkpointed, bytes_max, &shared, &stopped)))?;
         let closed = Arc::new(AtomicBool::new(false));
         let (surveyed, known, ended) = (path.clone(), Arc::clone(&cache), Arc::clone(&closed));
         let surveyor = spawn("d3bd-survey", Box::new(move || survey(&surveyed, &known, &ended)))?;
@@ -268,7 +271,7 @@ fn sizes(path: &Path, base: Slot, last: Slot, closed: &AtomicBool) -> Result<Opt
 }
 
 /// The checkpointer's thread: ends with the writer.
-fn checkpoint(path: &Path, wal: &Wal, stopped: &Receiver<()>) {
+fn checkpoint(path: &Path, bytes_max: u64, wal: &Wal, stopped: &Receiver<()>) {
     let connection = match open(path) {
         Ok(connection) => connection,
         Err(error) => {
@@ -277,7 +280,7 @@ fn checkpoint(path: &Path, wal: &Wal, stopped: &Receiver<()>) {
         }
     };
     while matches!(stopped.recv_timeout(CHECKPOINT_INTERVAL), Err(RecvTimeoutError::Timeout)) {
-        if wal.bytes.load(Ordering::Relaxed) < CHECKPOINT_BYTES {
+        if wal.bytes.load(Ordering::Relaxed) < bytes_max {
             continue;
         }
         match super::store::checkpoint(&connection) {
