@@ -103,6 +103,12 @@ impl HandshakeError {
         }
     }
 
+    /// Whether the other side does not know the version that it was spoken to in. It says so in the same words since the
+    /// first version.
+    pub(super) fn is_about_versions(&self) -> bool {
+        matches!(self, HandshakeError::Refused(reason) if *reason == HandshakeError::Magic.to_string())
+    }
+
     /// The error without what the other side chose: it could make up any number of texts.
     pub(super) fn kind(&self) -> &'static str {
         match self {

@@ -59,6 +59,8 @@ pub(super) async fn keep_connected(shared: Arc<Shared>, to: ReplicaId, mut end: 
                     return;
                 }
                 tracing::debug!(peer = %to, "disconnected");
+                // Whoever is there next may be of another version.
+                shared.forget_version(to);
                 (shared.events)(PeerEvent::Reset { replica: to });
             }
             Err(error) => {

@@ -313,8 +313,8 @@ impl Shared {
         // Twice there and back.
         let version = link.version.load(Ordering::Relaxed);
         let met = handshake::connect(&mut stream, &self.myself(), version, purpose, to, silence * 2).await;
-        if let Err(HandshakeError::Refused(_)) = &met {
-            // It may be of another version; the next attempts show.
+        if purpose == Purpose::Messages && met.as_ref().is_err_and(HandshakeError::is_about_versions) {
+            // The next attempts show of which one it is.
             link.version.store(version_to_try_after(version), Ordering::Relaxed);
         }
         let peer = met?;
@@ -327,6 +327,13 @@ impl Shared {
 
     fn link(&self, to: ReplicaId) -> Option<Arc<Outgoing>> {
         self.outgoing.lock().expect("no panic while held").get(&to).cloned()
+    }
+
+    /// The next connection to a peer begins with the newest version.
+    fn forget_version(&self, peer: ReplicaId) {
+        if let Some(link) = self.link(peer) {
+            link.version.store(VERSION, Ordering::Relaxed);
+        }
     }
 
     /// Waits until a peer connects.
