@@ -352,7 +352,7 @@ impl Leader {
                 sent = true;
             }
             // An idle leader tells the commit at once; a busy one lets it travel with entries.
-            let news = peer.flow == Flow::Streaming && peer.told < commit;
+            let news = peer.flow == Flow::Streaming && peer.told < commit && peer.next > last;
             let asked = urgent || (asks && self.quick.voters.contains(id));
             if !sent && (asked || news) {
                 core.send(*id, Message::Accept { ballot, start: peer.next, entries: Vec::new(), commit, round });

@@ -500,13 +500,13 @@ fn votes_nothing(envelope: &d3b_paxos::message::Envelope) -> bool {
         | Message::Prepare { .. }
         | Message::Promise { .. }
         | Message::Accepted { .. }
+        | Message::ReadIndexAt { .. }
         | Message::PreVoteReply { granted: true, .. } => false,
         Message::PreVoteReply { granted: false, .. }
         | Message::PromiseMore { .. }
         | Message::Accept { .. }
         | Message::Nack { .. }
         | Message::ReadIndex { .. }
-        | Message::ReadIndexAt { .. }
         | Message::ReadIndexReply { .. }
         | Message::TimeoutNow { .. }
         | Message::Behind { .. }

@@ -19,16 +19,22 @@ fn check_found(planted: Planted, checks_messages: bool, seeds: u64) {
     println!("{planted:?}: seed {seed}: {violation:?}");
 }
 
+/// All that three replicas can show. The other one takes five, of which a leader and one more are cut off: the simulator
+/// finds it.
+fn of_three() -> impl Iterator<Item = Planted> {
+    Planted::ALL.into_iter().filter(|planted| *planted != Planted::QuestionConfirmsAlone)
+}
+
 #[test]
 fn every_planted_bug_is_found() {
-    for planted in Planted::ALL {
+    for planted in of_three() {
         check_found(planted, true, 1_000);
     }
 }
 
 #[test]
 fn every_planted_bug_shows_in_what_is_chosen_applied_or_read() {
-    for planted in Planted::ALL {
+    for planted in of_three() {
         check_found(planted, false, 10_000);
     }
 }
