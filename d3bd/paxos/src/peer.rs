@@ -77,8 +77,8 @@ impl Peer {
     pub(crate) fn may_send(&self, bytes_max: usize) -> bool {
         match self.flow {
             Flow::Asking => false,
-            Flow::Probing { .. } => self.in_flight.is_empty(),
-            Flow::Streaming => {
+            // While it is probed the window is one message.
+            Flow::Probing { .. } | Flow::Streaming => {
                 let bytes = || self.in_flight.iter().map(|(_, bytes)| bytes).sum::<usize>();
                 self.in_flight.is_empty() || (self.in_flight.len() < self.window && bytes() < bytes_max)
             }
