@@ -70,7 +70,7 @@ impl FromStr for ReplicaId {
 }
 
 /// Writes bytes as lower-case hexadecimal digits: many at once, for ids name files, and are written with every write.
-fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+pub(crate) fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for piece in bytes.chunks(32) {
         let mut text = [0; 64];
@@ -105,7 +105,7 @@ macro_rules! hex_id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                $crate::ids::write_hex_to(&self.0, f)
+                $crate::ids::write_hex(&self.0, f)
             }
         }
 
@@ -145,11 +145,6 @@ macro_rules! hex_id {
     };
 }
 pub(crate) use hex_id;
-
-/// [`write_hex`] for the expansion of [`hex_id`] in other modules.
-pub(crate) fn write_hex_to(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write_hex(bytes, f)
-}
 
 hex_id! {
     /// Minted once, when a cluster is formed; frames and files of another cluster are refused by it.

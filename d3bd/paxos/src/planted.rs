@@ -36,9 +36,6 @@ pub enum Planted {
 
 #[cfg(feature = "planted-bugs")]
 impl Planted {
-    /// Those that show only where the configuration changes.
-    pub const OF_CHANGES: [Planted; 2] = [Planted::ConfigurationAdoptedUnchosen, Planted::ProposalsBehindConfiguration];
-
     /// Every planted bug.
     pub const ALL: [Planted; 14] = [
         Planted::NoPromiseCheck,

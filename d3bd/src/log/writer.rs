@@ -25,8 +25,9 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(100);
 const CHECKPOINT_BYTES: (u64, u64) = (12 << 20, 4 << 20);
 /// What a WAL has room for from the start: those, and what is written while they are moved.
 const WAL_BYTES: u64 = 16 << 20;
-/// A page in the WAL.
-const FRAME_BYTES: u64 = 24 + 4096;
+/// A page of the database, and a page in the WAL.
+const PAGE_BYTES: u64 = 4096;
+const FRAME_BYTES: u64 = 24 + PAGE_BYTES;
 /// How many records are removed between two batches, and how many bytes of them.
 const CUT_RECORDS: u32 = 1_000;
 const CUT_BYTES: u64 = 1 << 20;
@@ -189,7 +190,7 @@ impl Writer {
                 let id = batch.id;
                 let bytes: usize = batch.records.iter().map(|record| record.entry.size()).sum();
                 // The page that its records end on goes along each time, as does now and then one that leads to it.
-                let frames = bytes as u64 / 4096 + 2;
+                let frames = bytes as u64 / PAGE_BYTES + 2;
                 self.store.persist(&batch)?;
                 self.cache.add(batch.records);
                 on_durable(Ok(Durable { id }));
